@@ -1,0 +1,147 @@
+"""The data plane, written in Rust: it owns every client connection and never takes the GIL."""
+
+from collections.abc import Sequence
+from typing import final
+
+@final
+class Config:
+    """What the data plane is started with. Frozen.
+
+    Args:
+        control_socket: Unix socket of the control plane.
+        host: Address of the TCP listener.
+        port: TCP port, 0 for one of the system's choice, None for no TCP listener.
+        socket: Path of a Unix socket to listen on, None for none.
+        threads: Relaying threads.
+        backends: Names accepted in `/engines/{backend}/…`.
+        body_limit: Largest inference request, in bytes.
+        queue_limit: Requests that may wait for a slot of one runner.
+    """
+
+    def __new__(
+        cls,
+        *,
+        control_socket: str,
+        host: str,
+        port: int | None,
+        socket: str | None,
+        threads: int,
+        backends: Sequence[str],
+        body_limit: int,
+        queue_limit: int,
+    ) -> Config: ...
+
+@final
+class Route:
+    """A ready runner, and the names under which requests reach it. Frozen.
+
+    Args:
+        runner_id: Identifies the runner for as long as the process lives; never used twice.
+        socket_path: The engine's Unix socket.
+        api_key: Sent to the engine as a bearer token.
+        slots: Requests that the engine answers at the same time.
+        backend: `llama.cpp`.
+        model: The model's display name, as metrics and logs show it.
+        mode: `completion`, `embedding` or `reranking`.
+        names: Every spelling of `model` in a request that means this runner.
+    """
+
+    def __new__(
+        cls,
+        *,
+        runner_id: str,
+        socket_path: str,
+        api_key: str,
+        slots: int,
+        backend: str,
+        model: str,
+        mode: str,
+        names: Sequence[str],
+    ) -> Route: ...
+    @property
+    def runner_id(self) -> str: ...
+
+@final
+class RunnerSnapshot:
+    """What one runner is doing at this moment."""
+
+    runner_id: str
+    leases: int
+    """Requests that it is answering."""
+    queued: int
+    """Requests that wait for one of its slots."""
+    idle_seconds: float
+    """Seconds since its last lease ended, or since it was published; 0.0 while it has leases."""
+    slots: int
+
+@final
+class ModelTotals:
+    """What was counted for one model in one mode since the start. Counters only grow."""
+
+    backend: str
+    model: str
+    mode: str
+    requests_ok: int
+    requests_client_error: int
+    requests_engine_error: int
+    requests_cancelled: int
+    prompt_tokens: int
+    """Prompt tokens, cached ones included."""
+    cached_prompt_tokens: int
+    completion_tokens: int
+    stream_events: int
+    queue_seconds: float
+    duration_seconds: float
+    first_byte_seconds: float
+
+@final
+class Snapshot:
+    """All that the data plane has counted, taken at one moment."""
+
+    runners: list[RunnerSnapshot]
+    models: list[ModelTotals]
+    open_connections: int
+    requests_in_flight: int
+    requests_refused: dict[str, int]
+    """Requests that the data plane answered itself, by error code."""
+    upstream_connections_opened: int
+    upstream_connections_reused: int
+
+@final
+class DataPlane:
+    """The running data plane. All methods may be called from any thread."""
+
+    @staticmethod
+    def start(config: Config) -> DataPlane:
+        """Bind the listeners and start the threads.
+
+        Raises:
+            OSError: An address cannot be bound; `errno` and the address are in it.
+            ValueError: The configuration makes no sense.
+        """
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens: `http://127.0.0.1:12434`, `unix:///run/x.sock`."""
+
+    def publish(self, routes: Sequence[Route]) -> None:
+        """Replace the whole route table. Runners that are not in it take no new request."""
+
+    def retire(self, runner_id: str) -> int:
+        """Take a runner off the route table, and say how many leases it still holds.
+
+        Requests that wait for one of its slots ask for a lease anew. Call again until it says 0. Unknown runners hold 0.
+        """
+
+    def snapshot(self) -> Snapshot:
+        """Everything counted so far."""
+
+    def stop(self, grace: float) -> bool:
+        """Refuse new requests, let those in flight end, then close. Blocks without the GIL.
+
+        Args:
+            grace: Seconds that requests in flight get.
+
+        Returns:
+            True if all of them ended by themselves.
+        """

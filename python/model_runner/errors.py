@@ -1,0 +1,255 @@
+"""Every error that a user can meet, once.
+
+```
+ModelRunnerError
+├── InvalidRequest              the caller sent something that cannot work
+│   ├── InvalidReference        a model name outside the grammar
+│   └── UnsupportedModel        an artifact or file that is not a model we can run
+├── NotFound
+│   ├── ModelNotFound           no such model in the local store
+│   ├── RemoteModelNotFound     the registry does not have it
+│   └── BackendNotFound         no engine of that name exists
+├── Conflict                    the store or a runner is in a state that forbids it
+│   └── ModelInUse              requests are being answered by that model
+├── RegistryError               talking to a registry failed
+│   ├── RegistryUnauthorized
+│   ├── RegistryUnreachable
+│   └── DigestMismatch          bytes arrived that are not the bytes that were named
+├── StoreError                  the model store on disk is damaged or cannot be written
+│   └── DiskFull
+├── EngineError
+│   ├── EngineNotInstalled      no engine binary was found
+│   ├── EngineFailed            the engine stopped or refused to start, in its own words
+│   └── NoCapacity              every runner is busy, and no further one may be started
+├── ShuttingDown                the server is stopping
+└── ServerError                 what the command line meets when it talks to a server
+    ├── ServerUnreachable
+    └── ServerRefused           the server answered with an error
+```
+
+An error carries a message (what happened, lower-case, no full stop), a hint (what to do next), and how
+each surface shows it: `code` and `kind` in OpenAI-shaped JSON, `status` over HTTP, `exit_code` in a shell.
+Exit codes: 0 ok, 1 other, 2 usage, 3 server unreachable, 4 not found, 5 conflict, 6 not authorised,
+7 does not fit, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ModelRunnerError(Exception):
+    """The root of the tree: something failed, and the user is told what.
+
+    Args:
+        message: What happened. A phrase, lower-case, without a full stop.
+        hint: What the user can do next, or None if there is nothing useful to say.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    kind: ClassVar[str] = "server_error"
+    status: int = 500
+    exit_code: int = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """The message and the hint on one line, as logs and HTTP bodies show them."""
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class InvalidRequest(ModelRunnerError):
+    """The caller sent something that cannot work."""
+
+    code = "invalid_request"
+    kind = "invalid_request_error"
+    status = 400
+    exit_code = 2
+
+
+class InvalidReference(InvalidRequest):
+    """A model name outside the grammar of references."""
+
+    code = "invalid_reference"
+
+    def __init__(self, reference: str, reason: str) -> None:
+        super().__init__(
+            f"invalid model reference `{reference[:200]}`: {reason}",
+            hint="references look like `ai/smollm2`, `registry.example.com/org/model:tag` or `sha256:…`",
+        )
+        self.reference = reference
+
+
+class UnsupportedModel(InvalidRequest):
+    """An artifact or a file that is not a model this program can use."""
+
+    code = "unsupported_model"
+    status = 422
+    exit_code = 1
+
+
+class NotFound(ModelRunnerError):
+    """Something that was named does not exist."""
+
+    code = "not_found"
+    kind = "invalid_request_error"
+    status = 404
+    exit_code = 4
+
+
+class ModelNotFound(NotFound):
+    """No such model in the local store."""
+
+    code = "model_not_found"
+
+    def __init__(self, reference: str) -> None:
+        shown = reference if len(reference) <= 100 else reference[:100] + "…"
+        super().__init__(
+            f"model `{shown}` is not in the local store",
+            hint=f"pull it with `model-runner pull {shown}`, or see `model-runner list`",
+        )
+        self.reference = reference
+
+
+class RemoteModelNotFound(NotFound):
+    """The registry does not have that repository or tag."""
+
+    code = "remote_model_not_found"
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(
+            f"`{reference}` was not found in its registry",
+            hint="check the name and the tag; a private repository looks the same without a login",
+        )
+        self.reference = reference
+
+
+class BackendNotFound(NotFound):
+    """No engine of that name exists."""
+
+    code = "backend_not_found"
+
+
+class Conflict(ModelRunnerError):
+    """The present state forbids what was asked."""
+
+    code = "conflict"
+    kind = "invalid_request_error"
+    status = 409
+    exit_code = 5
+
+
+class ModelInUse(Conflict):
+    """Requests are being answered by that model right now."""
+
+    code = "model_in_use"
+
+    def __init__(self, reference: str, leases: int) -> None:
+        requests = "1 request" if leases == 1 else f"{leases} requests"
+        super().__init__(
+            f"model `{reference}` is answering {requests}",
+            hint="wait for them, or force it, which ends them",
+        )
+
+
+class RegistryError(ModelRunnerError):
+    """Talking to a registry failed."""
+
+    code = "registry_error"
+    status = 502
+
+
+class RegistryUnauthorized(RegistryError):
+    """The registry refused our credentials, or wants some."""
+
+    code = "registry_unauthorized"
+    status = 401
+    exit_code = 6
+
+
+class RegistryUnreachable(RegistryError):
+    """No connection to the registry could be made, or it broke."""
+
+    code = "registry_unreachable"
+
+
+class DigestMismatch(RegistryError):
+    """Bytes arrived that are not the bytes that were named."""
+
+    code = "digest_mismatch"
+
+
+class StoreError(ModelRunnerError):
+    """The model store on disk is damaged or cannot be read or written."""
+
+    code = "store_error"
+
+
+class DiskFull(StoreError):
+    """The disk that holds the store has no room."""
+
+    code = "disk_full"
+    status = 507
+    exit_code = 7
+
+
+class EngineError(ModelRunnerError):
+    """An inference engine is missing, or did not do its work."""
+
+    code = "engine_error"
+    status = 500
+
+
+class EngineNotInstalled(EngineError):
+    """No engine binary was found."""
+
+    code = "engine_not_installed"
+    status = 503
+
+
+class EngineFailed(EngineError):
+    """The engine stopped or refused to start; the message carries its own reason."""
+
+    code = "engine_failed"
+
+
+class NoCapacity(EngineError):
+    """Every runner is busy, and no further one may be started."""
+
+    code = "no_capacity"
+    status = 503
+    exit_code = 7
+
+
+class ShuttingDown(ModelRunnerError):
+    """The server is stopping and takes nothing new."""
+
+    code = "shutting_down"
+    status = 503
+
+
+class ServerError(ModelRunnerError):
+    """What the command line meets when it talks to a server."""
+
+
+class ServerUnreachable(ServerError):
+    """Nothing answers at the server's address."""
+
+    code = "server_unreachable"
+    exit_code = 3
+
+
+class ServerRefused(ServerError):
+    """The server answered with an error."""
+
+    code = "server_refused"
+
+    _EXIT_CODES: ClassVar[dict[int, int]] = {400: 2, 401: 6, 403: 6, 404: 4, 409: 5, 507: 7}
+
+    def __init__(self, status: int, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.exit_code = self._EXIT_CODES.get(status, 1)
