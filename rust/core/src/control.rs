@@ -1,0 +1,133 @@
+//! The two ways to the control plane: ask it for a lease, and hand it a request that is not inference.
+
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint::Mode;
+use crate::error::{Error, Refusal};
+use crate::upstream::{Connection, SendError};
+use crate::worker::Worker;
+
+/// Answers of the lease call are small; more than this is not one.
+const ANSWER_LIMIT: usize = 1 << 20;
+
+const HOP_BY_HOP: [HeaderName; 5] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+#[derive(Serialize)]
+struct Wanted<'a> {
+    model: &'a str,
+    mode: &'static str,
+    failed_runner: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct Granted {
+    runner_id: String,
+}
+
+/// Ask for a runner that serves `model`, and wait until there is one. Dropping the future ends the wait only.
+///
+/// # Errors
+/// [`Error::Refused`] with the control plane's reason, [`Error::ControlUnreachable`] if it does not answer.
+pub(crate) async fn lease(
+    worker: &Worker,
+    model: &str,
+    mode: Mode,
+    failed_runner: Option<&str>,
+) -> Result<String, Error> {
+    let wanted = Wanted { model, mode: mode.name(), failed_runner };
+    let body = serde_json::to_vec(&wanted).map_err(unreachable)?;
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri("/_control/leases")
+        .header(HOST, "localhost")
+        .header(CONTENT_TYPE, "application/json")
+        .header(CONTENT_LENGTH, body.len())
+        .body(Full::new(Bytes::from(body)))
+        .map_err(unreachable)?;
+    let mut connection =
+        Connection::open(&worker.shared.config.control_socket).await.map_err(unreachable)?;
+    let response = connection.send(request).await.map_err(unreachable)?;
+    let status = response.status();
+    let answer = read(&mut connection, response).await?;
+    if status.is_success() {
+        let granted: Granted = serde_json::from_slice(&answer).map_err(unreachable)?;
+        return Ok(granted.runner_id);
+    }
+    let mut refusal: Refusal = serde_json::from_slice(&answer).map_err(unreachable)?;
+    refusal.status = status.as_u16();
+    Err(Error::Refused(refusal))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape that `map_err` wants")]
+fn unreachable(error: impl ToString) -> Error {
+    Error::ControlUnreachable(error.to_string())
+}
+
+async fn read(
+    connection: &mut Connection<Full<Bytes>>,
+    response: Response<Incoming>,
+) -> Result<Bytes, Error> {
+    let mut body = std::pin::pin!(Limited::new(response.into_body(), ANSWER_LIMIT).collect());
+    let collected = std::future::poll_fn(|context| {
+        connection.drive(context);
+        body.as_mut().poll(context)
+    })
+    .await;
+    collected.map(http_body_util::Collected::to_bytes).map_err(unreachable)
+}
+
+/// Hand a request on as it is, body streamed, on a connection of its own.
+///
+/// # Errors
+/// [`Error::ControlUnreachable`] if the control plane does not answer.
+pub(crate) async fn forward(
+    worker: &Worker,
+    mut request: Request<Incoming>,
+    path: &str,
+) -> Result<(Response<Incoming>, Connection<Incoming>), Error> {
+    let target = match request.uri().query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    *request.uri_mut() = Uri::try_from(target).map_err(unreachable)?;
+    *request.version_mut() = Version::HTTP_11;
+    strip_hop_by_hop(request.headers_mut());
+    if !request.headers().contains_key(HOST) {
+        request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
+    }
+    let opened: Result<_, SendError> = async {
+        let mut connection = Connection::open(&worker.shared.config.control_socket).await?;
+        let response = connection.send(request).await?;
+        Ok((response, connection))
+    }
+    .await;
+    opened.map_err(unreachable)
+}
+
+/// Remove what speaks of one connection only (RFC 9110 §7.6.1).
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // `Connection` may name more headers that end here.
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}

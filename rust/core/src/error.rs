@@ -1,0 +1,301 @@
+//! What failed, whose fault it is, and how the caller is told: status, code and an OpenAI-shaped body.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+/// Who has to act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The request cannot work as it is.
+    Client,
+    /// The engine failed.
+    Engine,
+    /// We failed, or are not able to take the request now.
+    Runner,
+}
+
+/// Every way in which the data plane itself answers an inference request.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The body is not one JSON object.
+    #[error("the request body cannot be read: {0}")]
+    MalformedBody(String),
+    /// There is no `model`.
+    #[error("the request names no model: `model` is missing or empty")]
+    MissingModel,
+    /// `model` is there, but is not a string.
+    #[error("`model` must be a string")]
+    ModelNotAString,
+    /// The body is longer than allowed.
+    #[error("the request body is larger than {limit} bytes")]
+    BodyTooLarge {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The client stopped sending the body.
+    #[error("the rest of the request body did not come in time")]
+    BodyTimeout,
+    /// The client broke off while it sent the body.
+    #[error("the request body ended early")]
+    BodyIncomplete,
+    /// `/engines/{backend}/…` names a backend that does not exist.
+    #[error("backend `{0}` not found")]
+    UnknownBackend(String),
+    /// An inference path with a method other than `POST`.
+    #[error("this path takes POST only")]
+    MethodNotAllowed,
+    /// No such path.
+    #[error("404 page not found")]
+    PathNotFound,
+    /// `Host` is a name that is not ours, so that a page of another site may have sent this (DNS rebinding).
+    #[error("`{0}` is not a name of this server")]
+    HostNotAllowed(String),
+    /// A page of another site sent this.
+    #[error("Origin not allowed: `{0}`")]
+    OriginNotAllowed(String),
+    /// Too many requests wait for this runner already.
+    #[error("the model has {limit} requests waiting, and takes no more for now")]
+    QueueFull {
+        /// The limit on waiting requests.
+        limit: usize,
+    },
+    /// The control plane refused the lease.
+    #[error("{}", .0.message)]
+    Refused(Refusal),
+    /// The control plane did not answer as it should.
+    #[error("the control plane did not answer: {0}")]
+    ControlUnreachable(String),
+    /// The engine could not be reached, or died before it answered.
+    #[error("the engine did not answer: {0}")]
+    EngineUnreachable(String),
+    /// The engine died in the middle of its answer.
+    #[error("the engine stopped in the middle of its answer")]
+    EngineDied,
+    /// The client left before there was an answer. Counted, never sent.
+    #[error("the client left before it was answered")]
+    ClientLeft,
+}
+
+/// The control plane's reason for not giving a lease.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Refusal {
+    /// HTTP status.
+    #[serde(skip)]
+    pub status: u16,
+    /// Machine-readable reason, for example `model_not_found`.
+    pub code: String,
+    /// OpenAI's error type.
+    pub kind: String,
+    /// What happened.
+    pub message: String,
+    /// What to do next.
+    #[serde(default)]
+    pub hint: Option<String>,
+    /// Seconds after which trying again makes sense.
+    #[serde(default)]
+    pub retry_after: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    error: Detail<'a>,
+}
+
+#[derive(Serialize)]
+struct Detail<'a> {
+    message: Cow<'a, str>,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    param: Option<&'static str>,
+    code: &'a str,
+}
+
+impl Error {
+    /// The codes that [`Error::code`] may give, `refused` standing for those of the control plane; bounds the labels of
+    /// a metric.
+    pub const CODES: [&'static str; 17] = [
+        "malformed_body",
+        "missing_model",
+        "invalid_model",
+        "body_too_large",
+        "body_incomplete",
+        "backend_not_found",
+        "method_not_allowed",
+        "path_not_found",
+        "queue_full",
+        "refused",
+        "control_unreachable",
+        "engine_unreachable",
+        "engine_died",
+        "client_left",
+        "host_not_allowed",
+        "origin_not_allowed",
+        "body_timeout",
+    ];
+
+    /// Index of this kind of error in [`Error::CODES`].
+    pub const fn index(&self) -> usize {
+        match self {
+            Self::MalformedBody(_) => 0,
+            Self::MissingModel => 1,
+            Self::ModelNotAString => 2,
+            Self::BodyTooLarge { .. } => 3,
+            Self::BodyIncomplete => 4,
+            Self::UnknownBackend(_) => 5,
+            Self::MethodNotAllowed => 6,
+            Self::PathNotFound => 7,
+            Self::QueueFull { .. } => 8,
+            Self::Refused(_) => 9,
+            Self::ControlUnreachable(_) => 10,
+            Self::EngineUnreachable(_) => 11,
+            Self::EngineDied => 12,
+            Self::ClientLeft => 13,
+            Self::HostNotAllowed(_) => 14,
+            Self::OriginNotAllowed(_) => 15,
+            Self::BodyTimeout => 16,
+        }
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::QueueFull { .. } | Self::ControlUnreachable(_) => Fault::Runner,
+            Self::EngineUnreachable(_) | Self::EngineDied => Fault::Engine,
+            Self::Refused(refusal) if refusal.status >= 500 => Fault::Runner,
+            _ => Fault::Client,
+        }
+    }
+
+    /// The HTTP status for it.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::MalformedBody(_)
+            | Self::MissingModel
+            | Self::ModelNotAString
+            | Self::BodyIncomplete
+            | Self::ClientLeft => StatusCode::BAD_REQUEST,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::UnknownBackend(_) | Self::PathNotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::HostNotAllowed(_) | Self::OriginNotAllowed(_) => StatusCode::FORBIDDEN,
+            Self::QueueFull { .. } | Self::ControlUnreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Refused(refusal) => {
+                StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+            Self::EngineUnreachable(_) | Self::EngineDied => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// The machine-readable reason.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Refused(refusal) => &refusal.code,
+            other => Self::CODES.get(other.index()).copied().unwrap_or("refused"),
+        }
+    }
+
+    /// Seconds after which the client may try again with success.
+    pub fn retry_after(&self) -> Option<u32> {
+        match self {
+            Self::QueueFull { .. } | Self::ControlUnreachable(_) => Some(1),
+            Self::Refused(refusal) => refusal.retry_after,
+            _ => None,
+        }
+    }
+
+    /// Whether the rest of the request is still on its way when this is answered.
+    pub fn leaves_body_unread(&self) -> bool {
+        matches!(self, Self::BodyTooLarge { .. } | Self::BodyTimeout | Self::BodyIncomplete)
+    }
+
+    /// The body of the answer, in OpenAI's shape.
+    pub fn to_json(&self) -> Bytes {
+        let (kind, hint) = match self {
+            Self::Refused(refusal) => (refusal.kind.as_str(), refusal.hint.as_deref()),
+            other => (other.kind(), other.hint()),
+        };
+        let message = self.to_string();
+        let detail = Detail {
+            message: match hint {
+                Some(hint) => Cow::Owned(format!("{message} ({hint})")),
+                None => Cow::Owned(message),
+            },
+            kind,
+            param: matches!(self, Self::MissingModel | Self::ModelNotAString).then_some("model"),
+            code: self.code(),
+        };
+        // A struct of strings always serialises; the fallback keeps the type honest without a panic.
+        serde_json::to_vec(&Envelope { error: detail })
+            .map_or_else(|_| Bytes::from_static(b"{\"error\":{}}"), Bytes::from)
+    }
+
+    /// The same as one server-sent event, for a stream that has begun.
+    pub fn to_event(&self) -> Bytes {
+        let json = self.to_json();
+        Bytes::from([b"data: ", json.as_ref(), b"\n\n"].concat())
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.fault() {
+            Fault::Client => "invalid_request_error",
+            Fault::Engine | Fault::Runner => "server_error",
+        }
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::MissingModel => "`model-runner list` shows what is here",
+            Self::BodyTooLarge { .. } => "the limit is set by `MODEL_RUNNER_BODY_LIMIT`",
+            Self::UnknownBackend(_) => "leave the backend out of the path, or use `llama.cpp`",
+            Self::HostNotAllowed(_) => {
+                "use `localhost` or an address, or listen on another address"
+            }
+            Self::OriginNotAllowed(_) => "allow it with `DMR_ORIGINS`",
+            Self::QueueFull { .. } => "try again; the limit is set by `MODEL_RUNNER_QUEUE_LIMIT`",
+            Self::EngineUnreachable(_) | Self::EngineDied => {
+                "the next request starts it anew; its log says why it stopped"
+            }
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, Refusal};
+
+    #[test]
+    fn a_refusal_keeps_the_status_and_the_words_of_the_control_plane() {
+        let error = Error::Refused(Refusal {
+            status: 404,
+            code: "model_not_found".into(),
+            kind: "invalid_request_error".into(),
+            message: "model `x` is not here".into(),
+            hint: Some("pull it".into()),
+            retry_after: None,
+        });
+        assert_eq!(error.status(), 404);
+        let body: serde_json::Value = serde_json::from_slice(&error.to_json()).unwrap();
+        assert_eq!(body["error"]["code"], "model_not_found");
+        assert_eq!(body["error"]["message"], "model `x` is not here (pull it)");
+        assert_eq!(body["error"]["type"], "invalid_request_error");
+    }
+
+    #[test]
+    fn an_error_event_is_a_whole_event() {
+        let event = Error::EngineDied.to_event();
+        assert!(event.starts_with(b"data: {\"error\":"));
+        assert!(event.ends_with(b"\n\n"));
+    }
+
+    #[test]
+    fn every_code_is_where_its_index_says() {
+        let error = Error::QueueFull { limit: 1 };
+        assert_eq!(Error::CODES[error.index()], "queue_full");
+        assert_eq!(Error::CODES[Error::EngineDied.index()], "engine_died");
+    }
+}

@@ -1,0 +1,34 @@
+//! The data plane of model-runner: owns every client connection, relays requests to inference engines over Unix
+//! sockets, and counts every token. It knows nothing of Python, so a warm request cannot wait for the GIL.
+//!
+//! A request is drawn end to end in `ARCHITECTURE.md`; [`handler`] tells the same story in code.
+
+mod account;
+mod admit;
+mod assemble;
+pub mod config;
+mod control;
+pub mod endpoint;
+mod engine;
+pub mod error;
+mod handler;
+mod listen;
+mod observe;
+pub mod peek;
+mod relay;
+pub mod routes;
+pub mod runtime;
+mod server;
+pub mod snapshot;
+mod splice;
+pub mod sse;
+mod stall;
+mod upstream;
+pub mod usage;
+mod worker;
+
+pub use config::Config;
+pub use error::Error;
+pub use routes::Route;
+pub use runtime::DataPlane;
+pub use snapshot::Snapshot;

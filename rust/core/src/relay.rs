@@ -1,0 +1,317 @@
+//! The answer's way back: forward each frame as it comes, watch it, and close the engine's connection if the client
+//! leaves.
+//!
+//! The body is polled only when the client's socket takes more, so a slow reader stops the engine, not our memory.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::account::{Entry, Gauge, Outcome};
+use crate::error::Error;
+use crate::observe::Observer;
+use crate::routes::Lease;
+use crate::upstream::{Connection, EngineConnection};
+use crate::worker::Worker;
+
+mod whole;
+
+pub(crate) use whole::Whole;
+
+/// An answer cannot be finished; the connection is cut so that the client sees it.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer was cut short")]
+pub(crate) struct CutShort;
+
+/// The body of every response that we send.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Bytes of our own.
+    Own(Option<Bytes>),
+    /// An engine's answer.
+    Engine(Box<Relay>),
+    /// The control plane's answer.
+    Control(Box<Forward>),
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Self::Own(None)
+    }
+}
+
+impl Answer {
+    pub(crate) fn own(bytes: impl Into<Bytes>) -> Self {
+        Self::Own(Some(bytes.into()).filter(|bytes| !bytes.is_empty()))
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = CutShort;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
+        match &mut *self {
+            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Engine(relay) => relay.poll(context),
+            Self::Control(forward) => forward.poll(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(bytes) => bytes.is_none(),
+            Self::Engine(relay) => relay.is_end_stream(),
+            Self::Control(forward) => forward.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::Engine(relay) => relay.incoming.size_hint(),
+            Self::Control(forward) => forward.incoming.size_hint(),
+        }
+    }
+}
+
+/// Poll a body together with the connection that feeds it.
+fn poll_incoming<B>(
+    incoming: &mut Incoming,
+    connection: &mut Connection<B>,
+    context: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    if let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(context) {
+        return Poll::Ready(frame);
+    }
+    // Asking made it known that a frame is wanted; now let the connection read one.
+    connection.drive(context);
+    Pin::new(incoming).poll_frame(context)
+}
+
+/// The control plane's answer on its way, with the connection it comes on.
+#[derive(Debug)]
+pub(crate) struct Forward {
+    incoming: Incoming,
+    connection: Connection<Incoming>,
+    _in_flight: Rc<Gauge>,
+}
+
+impl Forward {
+    pub(crate) fn new(
+        incoming: Incoming,
+        connection: Connection<Incoming>,
+        in_flight: Rc<Gauge>,
+    ) -> Self {
+        Self { incoming, connection, _in_flight: in_flight }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
+        poll_incoming(&mut self.incoming, &mut self.connection, context)
+            .map(|frame| frame.map(|frame| frame.map_err(|_| CutShort)))
+    }
+}
+
+/// When a request came, and when things happened to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    /// The head was there.
+    pub(crate) received: Instant,
+    /// The body was there, too.
+    pub(crate) complete: Instant,
+    pub(crate) leased: Instant,
+}
+
+/// An account of one request to an engine. It is booked when it is dropped: as cancelled, unless said otherwise.
+#[derive(Debug)]
+pub(crate) struct Account {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) lease: Lease,
+    pub(crate) outcome: Outcome,
+    entry: Entry,
+    clock: Clock,
+    struck: bool,
+    _in_flight: Rc<Gauge>,
+}
+
+impl Account {
+    pub(crate) fn open(
+        worker: &Rc<Worker>,
+        lease: Lease,
+        clock: Clock,
+        in_flight: Rc<Gauge>,
+    ) -> Self {
+        Self {
+            worker: Rc::clone(worker),
+            lease,
+            outcome: Outcome::Cancelled,
+            entry: Entry::default(),
+            clock,
+            struck: false,
+            _in_flight: in_flight,
+        }
+    }
+
+    /// Book nothing: the engine never saw the request.
+    pub(crate) fn strike(mut self) {
+        self.struck = true;
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        if self.struck {
+            return;
+        }
+        self.entry.queued = self.clock.leased - self.clock.complete;
+        self.entry.duration = self.clock.received.elapsed();
+        self.lease.runner().totals.book(self.worker.index, self.outcome, &self.entry);
+    }
+}
+
+/// Where an engine's answer stands.
+#[derive(Debug, PartialEq, Eq)]
+enum Stage {
+    Flowing,
+    /// The error event was handed over; it is given one round to reach the socket before the connection is cut.
+    Reported,
+    Cutting,
+    Complete,
+}
+
+/// An engine's answer on its way to the client.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    incoming: Incoming,
+    /// `None` once it went back to the pool.
+    connection: Option<EngineConnection>,
+    poolable: bool,
+    observer: Observer,
+    stage: Stage,
+    account: Account,
+}
+
+impl Relay {
+    /// `poolable`: the engine will keep the connection open after this answer.
+    pub(crate) fn new(
+        incoming: Incoming,
+        connection: EngineConnection,
+        poolable: bool,
+        observer: Observer,
+        account: Account,
+    ) -> Self {
+        Self {
+            incoming,
+            connection: Some(connection),
+            poolable,
+            observer,
+            stage: Stage::Flowing,
+            account,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self.stage {
+            Stage::Flowing => self.incoming.is_end_stream(),
+            Stage::Complete => true,
+            Stage::Reported | Stage::Cutting => false,
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
+        match self.stage {
+            Stage::Flowing => self.poll_flowing(context),
+            Stage::Reported => {
+                // hyper drops what it has not written when a body fails. Pending once makes it flush first.
+                self.stage = Stage::Cutting;
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Stage::Cutting => Poll::Ready(Some(Err(CutShort))),
+            Stage::Complete => Poll::Ready(None),
+        }
+    }
+
+    fn poll_flowing(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
+        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+        match std::task::ready!(poll_incoming(&mut self.incoming, connection, context)) {
+            Some(Ok(frame)) => {
+                if let Some(chunk) = frame.data_ref() {
+                    self.note_first_byte();
+                    self.observer.observe(chunk);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(_)) => Poll::Ready(Some(self.engine_died())),
+            None => {
+                self.complete();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn note_first_byte(&mut self) {
+        let received = self.account.clock.received;
+        self.account.entry.first_byte.get_or_insert_with(|| received.elapsed());
+    }
+
+    fn engine_died(&mut self) -> Result<Frame<Bytes>, CutShort> {
+        self.account.outcome = Outcome::EngineError;
+        self.connection = None;
+        if self.observer.is_stream() {
+            self.stage = Stage::Reported;
+            Ok(Frame::data(self.observer.on_new_line(Error::EngineDied.to_event())))
+        } else {
+            self.stage = Stage::Cutting;
+            Err(CutShort)
+        }
+    }
+
+    /// The whole answer has passed.
+    fn complete(&mut self) {
+        self.stage = Stage::Complete;
+        if self.account.outcome == Outcome::Cancelled {
+            let failed = self.observer.is_stream() && self.observer.findings().error;
+            self.account.outcome = if failed { Outcome::EngineError } else { Outcome::Ok };
+        }
+        if let Some(connection) = self.connection.take()
+            && self.poolable
+        {
+            self.account.worker.pool.put(self.account.lease.runner(), connection);
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // hyper drops a body of known length without asking for its end, so the end is noticed here.
+        if self.stage == Stage::Flowing && self.incoming.is_end_stream() {
+            self.complete();
+        }
+        let findings = self.observer.findings();
+        // Many clients leave at `[DONE]`, before the chunked body has ended: they have it all.
+        if self.stage == Stage::Flowing && self.observer.is_stream() && !findings.error {
+            self.account.outcome = Outcome::Ok;
+        }
+        self.account.entry.usage = findings.usage;
+        self.account.entry.stream_events = findings.stream_events;
+        // A connection that is still here carries an unfinished answer: dropping it closes it, and the engine stops.
+    }
+}

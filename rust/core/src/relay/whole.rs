@@ -1,0 +1,88 @@
+//! A whole answer from an engine's stream. Nothing reaches the client before the end; whoever waits for it may drop it
+//! at any time, which closes the engine's connection.
+
+use bytes::Bytes;
+use http::StatusCode;
+use hyper::body::Incoming;
+
+use super::{Account, poll_incoming};
+use crate::account::Outcome;
+use crate::assemble::{Assembled, Assembler, Shape};
+use crate::error::Error;
+use crate::observe::Observer;
+use crate::upstream::EngineConnection;
+
+/// An engine's stream, on its way to be a whole answer.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    incoming: Incoming,
+    /// Never pooled: llama-server closes after a stream.
+    connection: EngineConnection,
+    observer: Observer,
+    assembler: Assembler,
+    account: Account,
+}
+
+impl Whole {
+    pub(crate) fn new(
+        incoming: Incoming,
+        connection: EngineConnection,
+        shape: Shape,
+        account: Account,
+    ) -> Self {
+        let observer = Observer::new(true);
+        Self { incoming, connection, observer, assembler: Assembler::new(shape), account }
+    }
+
+    /// The body of the answer, and its status if the engine reports a failure after it had begun.
+    pub(crate) async fn gather(mut self) -> Result<(Option<StatusCode>, Bytes), Error> {
+        while !self.assembler.is_complete() {
+            let frame = std::future::poll_fn(|context| {
+                poll_incoming(&mut self.incoming, &mut self.connection, context)
+            });
+            let Some(Ok(frame)) = frame.await else { break };
+            if let Some(chunk) = frame.data_ref() {
+                self.observer.observe_with(chunk, |data| self.assembler.push(data));
+            }
+        }
+        match self.assembler.finish(self.observer.findings().usage) {
+            Assembled::Answer(body) => {
+                self.answered(Outcome::Ok);
+                Ok((None, body.into()))
+            }
+            Assembled::Refused { status, body } => {
+                let status = status_of(status);
+                let fault = if status.is_client_error() {
+                    Outcome::ClientError
+                } else {
+                    Outcome::EngineError
+                };
+                self.answered(fault);
+                Ok((Some(status), body.into()))
+            }
+            Assembled::Cut => {
+                self.account.outcome = Outcome::EngineError;
+                Err(Error::EngineDied)
+            }
+        }
+    }
+
+    fn answered(&mut self, outcome: Outcome) {
+        self.account.outcome = outcome;
+        self.account.entry.first_byte = Some(self.account.clock.received.elapsed());
+    }
+}
+
+/// The status that an engine names in its error; a failure without one, or with one that is none, is its own.
+fn status_of(code: Option<u16>) -> StatusCode {
+    code.and_then(|code| StatusCode::from_u16(code).ok())
+        .filter(|status| status.is_client_error() || status.is_server_error())
+        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        // No event was relayed, so none is booked.
+        self.account.entry.usage = self.observer.findings().usage;
+    }
+}

@@ -1,0 +1,300 @@
+//! The route table: name and mode to runner, read with one atomic load, and the leases that requests hold on runners.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use tokio::sync::Semaphore;
+
+use crate::account::Totals;
+use crate::endpoint::Mode;
+use crate::snapshot::{ModelTotals, RunnerSnapshot};
+
+/// A ready runner and the names that lead to it, as the control plane publishes it.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Never used twice while the process lives.
+    pub runner_id: String,
+    /// The engine's Unix socket.
+    pub socket: PathBuf,
+    /// Sent to the engine as a bearer token.
+    pub api_key: String,
+    /// Requests that the engine answers at the same time.
+    pub slots: usize,
+    /// The engine's name.
+    pub backend: String,
+    /// The model's display name.
+    pub model: String,
+    /// The runner's mode.
+    pub mode: Mode,
+    /// Every spelling of `model` that means this runner.
+    pub names: Vec<String>,
+}
+
+/// Why a runner gives no lease.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum LeaseError {
+    /// It is being stopped: ask the control plane.
+    Retired,
+    /// Too many requests wait already.
+    QueueFull,
+}
+
+/// A live engine process as the data plane sees it.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    pub(crate) id: String,
+    pub(crate) socket: PathBuf,
+    pub(crate) authorization: Option<HeaderValue>,
+    pub(crate) slots: usize,
+    pub(crate) totals: Arc<Totals>,
+    permits: Semaphore,
+    leases: AtomicUsize,
+    queued: AtomicUsize,
+    retired: AtomicBool,
+    epoch: Instant,
+    /// Milliseconds after `epoch` at which the last lease ended.
+    idle_since: AtomicU64,
+}
+
+impl Runner {
+    fn new(route: &Route, totals: Arc<Totals>) -> Self {
+        let mut authorization = HeaderValue::try_from(format!("Bearer {}", route.api_key))
+            .ok()
+            .filter(|_| !route.api_key.is_empty());
+        if let Some(value) = &mut authorization {
+            value.set_sensitive(true);
+        }
+        let slots = route.slots.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            id: route.runner_id.clone(),
+            socket: route.socket.clone(),
+            authorization,
+            slots,
+            totals,
+            permits: Semaphore::new(slots),
+            leases: AtomicUsize::new(0),
+            queued: AtomicUsize::new(0),
+            retired: AtomicBool::new(false),
+            epoch: Instant::now(),
+            idle_since: AtomicU64::new(0),
+        }
+    }
+
+    fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+        // Wakes every request that waits for a slot; each asks for a lease anew.
+        self.permits.close();
+    }
+
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::SeqCst)
+    }
+
+    fn leases(&self) -> usize {
+        self.leases.load(Ordering::SeqCst)
+    }
+
+    /// Wait for a slot, first come first served, behind at most `queue_limit` others.
+    pub(crate) async fn lease(self: &Arc<Self>, queue_limit: usize) -> Result<Lease, LeaseError> {
+        if let Ok(permit) = self.permits.try_acquire() {
+            permit.forget();
+            return Lease::new(Arc::clone(self));
+        }
+        let place = Place::take(self, queue_limit).ok_or(LeaseError::QueueFull)?;
+        let permit = self.permits.acquire().await.map_err(|_| LeaseError::Retired)?;
+        permit.forget();
+        drop(place);
+        Lease::new(Arc::clone(self))
+    }
+
+    fn snapshot(&self) -> RunnerSnapshot {
+        let leases = self.leases();
+        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let idle = now.saturating_sub(self.idle_since.load(Ordering::Relaxed));
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of one uptime fit 53 bits")]
+        let idle_seconds = if leases > 0 { 0.0 } else { idle as f64 / 1e3 };
+        RunnerSnapshot {
+            runner_id: self.id.clone(),
+            leases,
+            queued: self.queued.load(Ordering::Relaxed),
+            idle_seconds,
+            slots: self.slots,
+        }
+    }
+}
+
+/// A place in a runner's queue; given up on drop, also when the client leaves while it waits.
+struct Place<'a>(&'a Runner);
+
+impl<'a> Place<'a> {
+    fn take(runner: &'a Runner, limit: usize) -> Option<Self> {
+        let taken = runner.queued.fetch_add(1, Ordering::Relaxed);
+        let place = Self(runner);
+        (taken < limit).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.queued.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request's hold on a runner, from admission to the last byte.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    runner: Arc<Runner>,
+}
+
+impl Lease {
+    /// Called with a permit in hand.
+    fn new(runner: Arc<Runner>) -> Result<Self, LeaseError> {
+        // The order matters: count first, then look. `retire` sets first, then counts. So either we see that the runner
+        // is retired, or the one who retires it sees our lease.
+        runner.leases.fetch_add(1, Ordering::SeqCst);
+        let lease = Self { runner };
+        if lease.runner.is_retired() {
+            return Err(LeaseError::Retired);
+        }
+        Ok(lease)
+    }
+
+    pub(crate) fn runner(&self) -> &Arc<Runner> {
+        &self.runner
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let elapsed = u64::try_from(self.runner.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.runner.idle_since.store(elapsed, Ordering::Relaxed);
+        self.runner.leases.fetch_sub(1, Ordering::SeqCst);
+        self.runner.permits.add_permits(1);
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Table {
+    /// One map a mode, so that a look-up needs no key to be built.
+    by_name: [HashMap<String, Arc<Runner>>; Mode::ALL.len()],
+    /// Published runners, and retired ones that still hold leases.
+    by_id: HashMap<String, Arc<Runner>>,
+    /// Totals of every model that ever had a runner.
+    totals: Vec<Arc<Totals>>,
+}
+
+/// The table that all threads read, and the two ways to change it.
+#[derive(Debug)]
+pub struct Routes {
+    table: ArcSwap<Table>,
+    threads: usize,
+}
+
+impl Routes {
+    /// An empty table for that many relaying threads.
+    pub fn new(threads: usize) -> Self {
+        Self { table: ArcSwap::from_pointee(Table::default()), threads }
+    }
+
+    pub(crate) fn find(&self, name: &str, mode: Mode) -> Option<Arc<Runner>> {
+        self.table.load().by_name.get(mode as usize)?.get(name).cloned()
+    }
+
+    pub(crate) fn by_id(&self, runner_id: &str) -> Option<Arc<Runner>> {
+        self.table.load().by_id.get(runner_id).cloned()
+    }
+
+    /// Replace the whole table. Runners that stay keep their leases and their queue; runners that are not in `routes`
+    /// are retired.
+    pub fn publish(&self, routes: &[Route]) {
+        // The table first: a request that a retired runner turns away then finds the new table, not the runner again.
+        self.table.rcu(|old| self.next(old, routes));
+        for runner in self.table.load().by_id.values() {
+            if !routes.iter().any(|route| route.runner_id == runner.id) {
+                runner.retire();
+            }
+        }
+        // Forgotten last: until it is retired, a runner without leases may still get one that `retire` has to count.
+        self.table.rcu(|old| {
+            let mut table = Table::clone(old);
+            table.by_id.retain(|_, runner| !runner.is_retired() || runner.leases() > 0);
+            table
+        });
+    }
+
+    fn next(&self, old: &Table, routes: &[Route]) -> Table {
+        let mut table =
+            Table { by_id: old.by_id.clone(), totals: old.totals.clone(), ..Table::default() };
+        for route in routes {
+            let runner = match old.by_id.get(&route.runner_id) {
+                // A retired runner never comes back: its identity is not used twice.
+                Some(known) if known.is_retired() => continue,
+                Some(known) => Arc::clone(known),
+                None => Arc::new(Runner::new(route, self.totals(&mut table, route))),
+            };
+            if let Some(names) = table.by_name.get_mut(route.mode as usize) {
+                names.extend(route.names.iter().map(|name| (name.clone(), Arc::clone(&runner))));
+            }
+            table.by_id.insert(runner.id.clone(), runner);
+        }
+        table
+    }
+
+    fn totals(&self, table: &mut Table, route: &Route) -> Arc<Totals> {
+        let same = |totals: &&Arc<Totals>| {
+            totals.model == route.model
+                && totals.mode == route.mode
+                && totals.backend == route.backend
+        };
+        if let Some(known) = table.totals.iter().find(same) {
+            return Arc::clone(known);
+        }
+        let fresh = Arc::new(Totals::new(
+            route.backend.clone(),
+            route.model.clone(),
+            route.mode,
+            self.threads,
+        ));
+        table.totals.push(Arc::clone(&fresh));
+        fresh
+    }
+
+    /// Take a runner off the table and say how many leases it still holds.
+    pub fn retire(&self, runner_id: &str) -> usize {
+        let Some(runner) = self.by_id(runner_id) else { return 0 };
+        // In the order of `publish`, and for the same reasons.
+        self.table.rcu(|old| {
+            let mut table = Table::clone(old);
+            for names in &mut table.by_name {
+                names.retain(|_, other| other.id != runner_id);
+            }
+            table
+        });
+        runner.retire();
+        let leases = runner.leases();
+        if leases == 0 {
+            self.table.rcu(|old| {
+                let mut table = Table::clone(old);
+                table.by_id.remove(runner_id);
+                table
+            });
+        }
+        leases
+    }
+
+    pub(crate) fn runners(&self) -> Vec<RunnerSnapshot> {
+        self.table.load().by_id.values().map(|runner| runner.snapshot()).collect()
+    }
+
+    pub(crate) fn models(&self) -> Vec<ModelTotals> {
+        self.table.load().totals.iter().map(|totals| totals.sum()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

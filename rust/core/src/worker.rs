@@ -1,0 +1,55 @@
+//! What one relaying thread has at hand. Everything here is the thread's own, but for the shared table and counters.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::account::{Server, ThreadCounters};
+use crate::admit::Admission;
+use crate::config::Config;
+use crate::routes::Routes;
+use crate::upstream::Pool;
+
+/// Where a connection came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    Tcp,
+    Unix,
+}
+
+/// What all threads share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) routes: Routes,
+    pub(crate) server: Arc<Server>,
+    pub(crate) admission: Admission,
+    /// The TCP listener can be reached from this machine only.
+    pub(crate) loopback: bool,
+}
+
+/// One thread's share of the work.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) index: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) counters: ThreadCounters,
+    pub(crate) pool: Pool,
+    draining: Cell<bool>,
+}
+
+impl Worker {
+    pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Rc<Self> {
+        let counters = ThreadCounters::new(Arc::clone(&shared.server), index);
+        Rc::new(Self { index, shared, counters, pool: Pool::default(), draining: Cell::new(false) })
+    }
+
+    /// From now on connections close after the request they are in.
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+    }
+
+    pub(crate) fn draining(&self) -> bool {
+        self.draining.get()
+    }
+}

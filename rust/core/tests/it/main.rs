@@ -1,0 +1,34 @@
+//! The data plane between real sockets: what clients, engines and the control plane notice of it.
+
+#[cfg(test)]
+mod admission;
+#[cfg(test)]
+mod answers;
+#[cfg(test)]
+mod backpressure;
+#[cfg(test)]
+mod bodies;
+#[cfg(test)]
+mod cold;
+#[cfg(test)]
+mod departures;
+#[cfg(test)]
+mod failures;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod management;
+#[cfg(test)]
+mod pool;
+#[cfg(test)]
+mod protocol;
+#[cfg(test)]
+mod retire;
+#[cfg(test)]
+mod slots;
+#[cfg(test)]
+mod stop;
+#[cfg(test)]
+mod streams;
+#[cfg(test)]
+mod whole;

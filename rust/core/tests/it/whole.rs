@@ -1,0 +1,225 @@
+//! Whole answers, which the engine is asked for as streams.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::client::{CHAT, chat_with};
+use crate::harness::engine::{DONE, EVENT, RECORDED_STREAM, STREAM_HEAD, parts};
+use crate::harness::{Engine, MODEL, Rig, Wire};
+
+const TEXT: &str = "/v1/completions";
+
+/// The end of a stream with its counts.
+const LAST: &str = "data: {\"choices\":[{\"finish_reason\":\"length\",\"index\":0,\"delta\":{}}]}\n\n\
+    data: {\"choices\":[],\"created\":7,\"id\":\"x\",\"model\":\"m\",\"object\":\"chat.completion.chunk\",\
+    \"usage\":{\"completion_tokens\":1,\"prompt_tokens\":5,\"total_tokens\":6},\
+    \"timings\":{\"cache_n\":2,\"prompt_n\":3,\"predicted_n\":1}}\n\n";
+
+/// A client that wants a whole answer, and the engine's side of it after the first event.
+fn begun(rig: &Rig, engine: &Engine) -> (Wire, Wire) {
+    let client = rig.asking(false);
+    (client, engine.begin_stream())
+}
+
+#[test]
+fn the_engine_is_asked_for_a_stream_with_its_counts() {
+    let (rig, engine) = Rig::with_engine();
+    for path in [CHAT, "/engines/llama.cpp/v1/chat/completions", TEXT] {
+        let mut client = rig.client();
+        client.ask("POST", path, &[], chat_with(MODEL, false));
+        let (_, request) = engine.receive();
+        let wanted = json!({
+            "model": MODEL, "stream": true, "stream_options": {"include_usage": true},
+            "messages": [{"role": "user", "content": "Hi"}],
+        });
+        assert_eq!(request.json(), wanted);
+        assert_eq!(request.head.get("content-length"), Some(&*request.body.len().to_string()));
+    }
+}
+
+#[test]
+fn the_client_gets_one_document() {
+    let (rig, engine) = Rig::with_engine();
+    let (mut client, mut upstream) = begun(&rig, &engine);
+    upstream.send_chunk(LAST);
+    upstream.end_stream();
+    let answer = client.message();
+    assert_eq!(answer.head.status(), 200);
+    assert_eq!(answer.head.get("content-type"), Some("application/json; charset=utf-8"));
+    assert_eq!(answer.head.get("content-length"), Some(&*answer.body.len().to_string()));
+    for name in ["transfer-encoding", "x-accel-buffering", "cache-control", "keep-alive", "server"]
+    {
+        assert_eq!(answer.head.get(name), None, "{name}");
+    }
+    let message = json!({"role": "assistant", "content": " word"});
+    let expected = json!({
+        "choices": [{"index": 0, "finish_reason": "length", "message": message}],
+        "created": 7, "id": "x", "model": "m", "object": "chat.completion",
+        "usage": {"completion_tokens": 1, "prompt_tokens": 5, "total_tokens": 6},
+        "timings": {"cache_n": 2, "prompt_n": 3, "predicted_n": 1},
+    });
+    assert_eq!(answer.json(), expected);
+}
+
+#[test]
+fn it_is_counted_as_one_answer_without_events() {
+    let (rig, engine) = Rig::with_engine();
+    let (mut client, mut upstream) = begun(&rig, &engine);
+    upstream.send_chunk(LAST);
+    upstream.end_stream();
+    client.message();
+    rig.assert_outcomes([1, 0, 0, 0]);
+    let totals = rig.totals();
+    assert_eq!(
+        (totals.prompt_tokens, totals.cached_prompt_tokens, totals.completion_tokens),
+        (5, 2, 1)
+    );
+    assert_eq!((totals.stream_events, totals.first_bytes), (0, 1));
+    rig.assert_at_rest();
+}
+
+#[test]
+fn a_recorded_stream_becomes_an_answer() {
+    let (rig, engine) = Rig::with_engine();
+    let mut client = rig.asking(false);
+    let (mut upstream, _) = engine.receive();
+    upstream.send(RECORDED_STREAM);
+    let answer = client.message().json();
+    let (_, body) = parts(RECORDED_STREAM);
+    let told = String::from_utf8_lossy(body);
+    assert_eq!(answer["object"], "chat.completion");
+    assert!(told.contains(answer["id"].as_str().expect("an ID")));
+    assert_eq!(answer["choices"][0]["message"]["role"], "assistant");
+    rig.assert_outcomes([1, 0, 0, 0]);
+}
+
+#[test]
+fn a_client_that_leaves_ends_the_engines_stream() {
+    let (rig, engine) = Rig::with_one_slot();
+    let mut client = rig.asking(false);
+    let (mut upstream, request) = engine.receive();
+    assert_eq!(request.json()["stream"], true);
+    upstream.send(STREAM_HEAD);
+    upstream.send_chunk(EVENT);
+    let mut waiting = rig.waiting(0);
+    let left = Instant::now();
+    client.finish_sending();
+    upstream.rest();
+    assert!(left.elapsed() < Duration::from_millis(500), "told after {:?}", left.elapsed());
+    client.assert_ended();
+    // Its slot went to the one that waited.
+    engine.receive().0.answer_ok("{}");
+    assert_eq!(waiting.message().head.status(), 200);
+    rig.assert_outcomes([1, 0, 0, 1]);
+    assert_eq!(rig.totals().completion_tokens, 1, "what was produced is counted");
+    rig.assert_at_rest();
+}
+
+#[test]
+fn an_engine_that_dies_is_a_bad_gateway() {
+    for end in ["", "data: {\"choi", LAST] {
+        let (rig, engine) = Rig::with_engine();
+        let (mut client, mut upstream) = begun(&rig, &engine);
+        if !end.is_empty() {
+            upstream.send_chunk(end);
+        }
+        drop(upstream);
+        assert_eq!(client.message().refusal(), (502, "engine_died".to_owned()));
+        rig.assert_outcomes([0, 0, 1, 0]);
+        // The client's connection is as good as before.
+        client.ask_chat(false);
+        engine.receive().0.answer_ok("{}");
+        assert_eq!(client.message().head.status(), 200);
+        rig.assert_at_rest();
+    }
+}
+
+#[test]
+fn a_stream_that_ends_without_its_last_event_is_not_taken_for_whole() {
+    let (rig, engine) = Rig::with_engine();
+    let (mut client, mut upstream) = begun(&rig, &engine);
+    upstream.send_chunk(LAST);
+    upstream.end_chunks();
+    assert_eq!(client.message().refusal(), (502, "engine_died".to_owned()));
+    rig.assert_outcomes([0, 0, 1, 0]);
+}
+
+#[test]
+fn an_error_in_mid_stream_has_the_engines_status_and_words() {
+    for (code, status, outcomes) in
+        [("500", 500, [0, 0, 1, 0]), ("400", 400, [0, 1, 0, 0]), ("200", 500, [0, 0, 1, 0])]
+    {
+        let (rig, engine) = Rig::with_engine();
+        let (mut client, mut upstream) = begun(&rig, &engine);
+        let error =
+            format!(r#"{{"error":{{"code":{code},"message":"no room","type":"server_error"}}}}"#);
+        upstream.send_chunk(format!("data: {error}\n\n"));
+        upstream.end_chunks();
+        let answer = client.message();
+        assert_eq!(answer.head.status(), status);
+        assert_eq!(answer.head.get("content-type"), Some("application/json; charset=utf-8"));
+        assert_eq!(answer.body, error.as_bytes());
+        rig.assert_outcomes(outcomes);
+    }
+}
+
+#[test]
+fn an_error_before_the_stream_is_passed_on() {
+    let (rig, engine) = Rig::with_engine();
+    let mut client = rig.asking(false);
+    let (mut upstream, _) = engine.receive();
+    let error = r#"{"error":{"code":400,"message":"too long","type":"exceed_context_size_error"}}"#;
+    upstream.answer("400 Bad Request", "Connection: close\r\n", error);
+    let answer = client.message();
+    assert_eq!((answer.head.status(), answer.body), (400, error.as_bytes().to_vec()));
+    rig.assert_outcomes([0, 1, 0, 0]);
+}
+
+#[test]
+fn the_connection_of_a_stream_is_not_used_again() {
+    let (rig, engine) = Rig::with_engine();
+    let (mut client, mut upstream) = begun(&rig, &engine);
+    upstream.send_chunk(DONE);
+    // The answer does not wait for the end of the body either.
+    assert_eq!(client.message().head.status(), 200);
+    upstream.assert_ended();
+    client.ask_chat(false);
+    engine.receive().0.answer_ok("{}");
+    assert_eq!(client.message().head.status(), 200);
+    assert_eq!(rig.plane.snapshot().upstream_connections_reused, 0);
+}
+
+#[test]
+fn what_a_stream_cannot_tell_is_asked_for_whole() {
+    let (rig, engine) = Rig::with_engine();
+    for body in [
+        format!(r#"{{"model":"{MODEL}","logprobs":true,"tools":[]}}"#),
+        format!(r#"{{"model":"{MODEL}","stream":"x"}}"#),
+        format!(r#"{{"model":"{MODEL}","verbose":true}}"#),
+    ] {
+        let mut client = rig.client();
+        client.ask("POST", CHAT, &[("Connection", "close")], &body);
+        let (mut upstream, request) = engine.receive();
+        assert_eq!(request.body, body.as_bytes());
+        upstream.answer("200 OK", "Connection: close\r\n", "{\"whole\":true}");
+        assert_eq!(client.message().body, b"{\"whole\":true}");
+    }
+}
+
+#[test]
+fn a_long_answer_is_whole() {
+    let (rig, engine) = Rig::with_engine();
+    let (mut client, mut upstream) = begun(&rig, &engine);
+    let text = "x".repeat(1000);
+    let event =
+        format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n");
+    for _ in 0..500 {
+        upstream.send_chunk(&event);
+    }
+    upstream.send_chunk(LAST);
+    upstream.end_stream();
+    let answer = client.message().json();
+    let content = answer["choices"][0]["message"]["content"].as_str().expect("text");
+    assert_eq!(content, " word".to_owned() + &text.repeat(500));
+}
