@@ -1,36 +1,38 @@
 """Every setting once: flag > environment > file > default.
 
-`Settings()` reads the environment and, if there is one, the TOML file at `$MODEL_RUNNER_CONFIG` (default: `config.toml`
-in the user's configuration directory). Flags are passed as keyword arguments and win. Names of environment variables that
-Docker Model Runner has are kept.
+`Settings()` reads the environment and, if there is one, the TOML file at `$MODEL_RUNNER_CONFIG`
+(default: `config.toml` in the user's configuration directory). Flags are passed as keyword
+arguments and win. In the file, as for flags, a setting has the name of its field; in the
+environment it has the name of its alias and no other. Names that Docker Model Runner has are kept.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import platformdirs
-from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from model_runner.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 12434
 
 # Docker Model Runner's truth values: Go's ParseBool, and anything else is false.
 _TRUE = {"1", "t", "T", "TRUE", "true", "True"}
-
-
-def config_file() -> Path:
-    """Where the optional configuration file is."""
-    given = os.environ.get("MODEL_RUNNER_CONFIG")
-    return Path(given) if given else platformdirs.user_config_path("model-runner") / "config.toml"
 
 
 def _unquote(value: object) -> object:
@@ -42,124 +44,199 @@ def _flag(value: object) -> object:
     return _unquote(value) in _TRUE if isinstance(value, str) else value
 
 
+def _level(value: object) -> object:
+    text = _unquote(value)
+    return {"warn": "warning"}.get(text.lower(), text.lower()) if isinstance(text, str) else text
+
+
+def _expand(path: Path) -> Path:
+    """No shell expands `~` in a file, in a quoted variable, or behind the `=` of a flag."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # `~nobody/models`
+        raise ValueError(str(error)) from error
+
+
+def _bare_address(host: str) -> str:
+    """IPv6 addresses are written in brackets wherever a port may follow."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
 Text = Annotated[str, BeforeValidator(_unquote)]
-Location = Annotated[Path, BeforeValidator(_unquote)]
+Host = Annotated[Text, AfterValidator(_bare_address)]
+Count = Annotated[int, BeforeValidator(_unquote)]
+Seconds = Annotated[float, BeforeValidator(_unquote)]
+Location = Annotated[Path, BeforeValidator(_unquote), AfterValidator(_expand)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
-
-
-def _names(field: str, environment: str) -> AliasChoices:
-    """A field is `field` in the file and in keyword arguments, `environment` in the environment."""
-    return AliasChoices(field, environment)
+Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_level)]
 
 
 class Settings(BaseSettings):
     """The settings of `model-runner serve` and of the commands that open the store themselves."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, env_ignore_empty=True
+    )
 
     # Where to listen.
-    host: Text = Field(DEFAULT_HOST, description="Address of the TCP listener.")
-    port: int | None = Field(
-        None, ge=0, le=65535, validation_alias=_names("port", "MODEL_RUNNER_PORT"),
-        description="TCP port; 0 lets the system choose. Unset: 12434, or none if a socket is given.",
-    )  # fmt: skip
+    host: Host = Field(
+        DEFAULT_HOST,
+        validation_alias="MODEL_RUNNER_LISTEN_HOST",
+        description="Address of the TCP listener.",
+    )
+    port: Count | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        validation_alias="MODEL_RUNNER_PORT",
+        description="TCP port; 0 lets the system choose. Unset: 12434, or none with a socket.",
+    )
     socket: Location | None = Field(
-        None, validation_alias=_names("socket", "MODEL_RUNNER_SOCK"), description="Path of a Unix socket to listen on."
+        None,
+        validation_alias="MODEL_RUNNER_SOCK",
+        description="Path of a Unix socket to listen on.",
     )
 
     # Where things live.
     models_path: Location = Field(
         default_factory=lambda: Path.home() / ".docker" / "models",
-        validation_alias=_names("models_path", "MODELS_PATH"),
+        validation_alias="MODELS_PATH",
         description="Root of the model store, in Docker Model Runner's layout.",
     )
     state_dir: Location = Field(
         default_factory=lambda: platformdirs.user_state_path("model-runner"),
-        validation_alias=_names("state_dir", "MODEL_RUNNER_STATE_DIR"),
+        validation_alias="MODEL_RUNNER_STATE_DIR",
         description="Logs and private state.",
     )
     log_dir: Location | None = Field(
-        None, validation_alias=_names("log_dir", "MODEL_RUNNER_LOG_DIR"),
+        None,
+        validation_alias="MODEL_RUNNER_LOG_DIR",
         description="Where engine logs go. Unset: `logs` in the state directory.",
-    )  # fmt: skip
-    log_level: Text = Field("info", validation_alias=_names("log_level", "LOG_LEVEL"))
+    )
+    log_level: Level = Field(
+        "info",
+        validation_alias="LOG_LEVEL",
+        description="The least that is logged: debug, info, warning (or warn), error.",
+    )
 
     # The engine.
     llama_server_path: Location | None = Field(
-        None, validation_alias=_names("llama_server_path", "LLAMA_SERVER_PATH"),
+        None,
+        validation_alias="LLAMA_SERVER_PATH",
         description="The llama-server binary, or the directory that holds it.",
-    )  # fmt: skip
-    context_size: int | None = Field(
-        None, ge=1, validation_alias=_names("context_size", "MODEL_RUNNER_CONTEXT_SIZE"),
-        description="Tokens of context for each slot. Unset: what the model was packaged with or trained for, "
-        "at most 8192.",
-    )  # fmt: skip
-    slots: int = Field(
-        2, ge=1, le=64, validation_alias=_names("slots", "MODEL_RUNNER_SLOTS"),
+    )
+    context_size: Count | None = Field(
+        None,
+        ge=1,
+        validation_alias="MODEL_RUNNER_CONTEXT_SIZE",
+        description="Tokens of context for each slot. Unset: what the model was packaged with, or "
+        "else what it was trained for, at most 8192.",
+    )
+    slots: Count = Field(
+        2,
+        ge=1,
+        le=64,
+        validation_alias="MODEL_RUNNER_SLOTS",
         description="Requests that one runner answers at the same time.",
-    )  # fmt: skip
-    engine_threads: int | None = Field(
-        None, ge=1, validation_alias=_names("engine_threads", "MODEL_RUNNER_ENGINE_THREADS"),
+    )
+    engine_threads: Count | None = Field(
+        None,
+        ge=1,
+        validation_alias="MODEL_RUNNER_ENGINE_THREADS",
         description="Threads of an engine. Unset: physical cores less one.",
-    )  # fmt: skip
-    prompt_cache_mib: int = Field(
-        1024, ge=0, validation_alias=_names("prompt_cache_mib", "MODEL_RUNNER_PROMPT_CACHE_MIB"),
+    )
+    prompt_cache_mib: Count = Field(
+        1024,
+        ge=0,
+        validation_alias="MODEL_RUNNER_PROMPT_CACHE_MIB",
         description="Host memory in MiB that an engine may use to keep prompts it has seen.",
-    )  # fmt: skip
+    )
 
     # Lifecycle.
-    keep_alive: float = Field(
-        300.0, validation_alias=_names("keep_alive", "MODEL_RUNNER_KEEP_ALIVE"),
+    keep_alive: Seconds = Field(
+        300.0,
+        allow_inf_nan=False,
+        validation_alias="MODEL_RUNNER_KEEP_ALIVE",
         description="Seconds that an idle runner stays loaded; negative: for ever.",
-    )  # fmt: skip
-    max_runners: int = Field(
-        default_factory=lambda: min(os.cpu_count() or 1, 8), ge=1,
-        validation_alias=_names("max_runners", "MODEL_RUNNER_MAX_RUNNERS"),
+    )
+    max_runners: Count = Field(
+        default_factory=lambda: min(max(os.cpu_count() or 1, 2), 8),
+        ge=1,
+        validation_alias="MODEL_RUNNER_MAX_RUNNERS",
         description="Engine processes that may be loaded at the same time.",
-    )  # fmt: skip
-    load_stall_timeout: float = Field(
-        120.0, gt=0, validation_alias=_names("load_stall_timeout", "MODEL_RUNNER_LOAD_STALL_TIMEOUT"),
+    )
+    load_stall_timeout: Seconds = Field(
+        120.0,
+        gt=0,
+        allow_inf_nan=False,
+        validation_alias="MODEL_RUNNER_LOAD_STALL_TIMEOUT",
         description="Seconds without any progress (log, CPU, disk) after which a load is given up.",
-    )  # fmt: skip
-    stop_grace: float = Field(
-        30.0, ge=0, validation_alias=_names("stop_grace", "MODEL_RUNNER_STOP_GRACE"),
+    )
+    stop_grace: Seconds = Field(
+        30.0,
+        ge=0,
+        le=86400,
+        allow_inf_nan=False,
+        validation_alias="MODEL_RUNNER_STOP_GRACE",
         description="Seconds that a stopping server gives its requests in flight.",
-    )  # fmt: skip
+    )
+
+    # Who may ask.
+    origins: Text = Field(
+        "",
+        validation_alias="DMR_ORIGINS",
+        description="Origins, separated by commas, whose pages may ask besides those of this "
+        "machine: `https://app.example.com`, `http://host:*` for every port, or `*` for all.",
+    )
 
     # The data plane.
-    data_plane_threads: int | None = Field(
-        None, ge=1, le=64, validation_alias=_names("data_plane_threads", "MODEL_RUNNER_THREADS"),
+    data_plane_threads: Count | None = Field(
+        None,
+        ge=1,
+        le=64,
+        validation_alias="MODEL_RUNNER_THREADS",
         description="Threads that relay requests. Unset: one per core, at most 8.",
-    )  # fmt: skip
-    body_limit: int = Field(
-        64 * 1024 * 1024, ge=1024, validation_alias=_names("body_limit", "MODEL_RUNNER_BODY_LIMIT"),
+    )
+    body_limit: Count = Field(
+        64 * 1024 * 1024,
+        ge=1024,
+        le=1024**4,
+        validation_alias="MODEL_RUNNER_BODY_LIMIT",
         description="Largest inference request in bytes.",
-    )  # fmt: skip
-    queue_limit: int = Field(
-        256, ge=0, validation_alias=_names("queue_limit", "MODEL_RUNNER_QUEUE_LIMIT"),
+    )
+    queue_limit: Count = Field(
+        256,
+        ge=0,
+        le=1_000_000,
+        validation_alias="MODEL_RUNNER_QUEUE_LIMIT",
         description="Requests that may wait for a slot of one runner.",
-    )  # fmt: skip
+    )
 
     # Registries.
-    default_registry: Text = Field("docker.io", validation_alias=_names("default_registry", "DEFAULT_REGISTRY"))
+    default_registry: Text = Field("docker.io", validation_alias="DEFAULT_REGISTRY")
     insecure_registry: Flag = Field(
-        False, validation_alias=_names("insecure_registry", "INSECURE_REGISTRY"),  # noqa: FBT003
+        False,
+        validation_alias="INSECURE_REGISTRY",
         description="Talk plain http to every registry.",
-    )  # fmt: skip
+    )
 
-    disable_metrics: Flag = Field(False, validation_alias=_names("disable_metrics", "DISABLE_METRICS"))  # noqa: FBT003
+    disable_metrics: Flag = Field(False, validation_alias="DISABLE_METRICS")
 
     @classmethod
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - it takes other programs' variables
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - a stray .env must not configure a server
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flag > environment > file > default."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+        """Flag > environment > file > default.
+
+        Raises:
+            InvalidRequest: The file cannot be read, or has a key that is no setting.
+        """
+        return init_settings, _Environment(settings_cls, case_sensitive=True), _file(settings_cls)
 
     @property
     def tcp_port(self) -> int | None:
@@ -169,6 +246,69 @@ class Settings(BaseSettings):
         return None if self.socket else DEFAULT_PORT
 
     @property
+    def origin_list(self) -> list[str]:
+        """The origins of `origins`, one by one."""
+        return [origin for part in self.origins.split(",") if (origin := part.strip())]
+
+    @property
     def engine_log_dir(self) -> Path:
         """Where the engines' logs go."""
         return self.log_dir or self.state_dir / "logs"
+
+
+class _Environment(EnvSettingsSource):
+    """The variables that fields name as their aliases.
+
+    The library would also take those named like a field, in any case: a `HOST=0.0.0.0` that is
+    there for another program would open the server to the network.
+    """
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[object, str, bool]:
+        """The value of a field's variable, None if it is not set, and the variable's name."""
+        name = field.validation_alias
+        if not isinstance(name, str):
+            raise TypeError(f"the setting `{field_name}` names no variable")
+        return self.env_vars.get(name), name, False
+
+
+def file_path() -> Path:
+    """Where the configuration file is, if there is one.
+
+    Raises:
+        ValueError: It is below the home directory of a user that does not exist.
+    """
+    given = str(_unquote(os.environ.get("MODEL_RUNNER_CONFIG", "")))
+    return _expand(Path(given)) if given else _usual_file()
+
+
+def _usual_file() -> Path:
+    return platformdirs.user_config_path("model-runner") / "config.toml"
+
+
+def _file(settings_cls: type[BaseSettings]) -> TomlConfigSettingsSource:
+    """The configuration file, which may be missing unless it was asked for."""
+    given = str(_unquote(os.environ.get("MODEL_RUNNER_CONFIG", "")))
+    try:
+        path = file_path()
+        if given and not path.is_file():
+            raise InvalidRequest(
+                f"MODEL_RUNNER_CONFIG names `{given}`, which is not a file",
+                hint="create it, or unset MODEL_RUNNER_CONFIG",
+            )
+        source = TomlConfigSettingsSource(settings_cls, path)
+    except (OSError, ValueError) as error:  # among them TOML that is none
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidRequest(f"cannot read `{given or _usual_file()}`: {reason}") from error
+    for key in source.toml_data:
+        if key not in settings_cls.model_fields:
+            raise InvalidRequest(f"`{path}` has the unknown key `{key}`", hint=_nearest(key))
+    return source
+
+
+def _nearest(key: str) -> str:
+    """A hint with the setting that was probably meant."""
+    known = {name: name for name in Settings.model_fields}
+    known |= {str(field.validation_alias): name for name, field in Settings.model_fields.items()}
+    folded = {name.lower(): meant for name, meant in known.items()}
+    close = difflib.get_close_matches(key.lower().replace("-", "_"), folded, n=1)
+    return f"did you mean `{folded[close[0]]}`?" if close else "README.md lists the settings"

@@ -4,11 +4,11 @@
 ModelRunnerError
 ├── InvalidRequest              the caller sent something that cannot work
 │   ├── InvalidReference        a model name outside the grammar
+│   ├── RequestTooLarge         a body that is larger than any that makes sense there
 │   └── UnsupportedModel        an artifact or file that is not a model we can run
 ├── NotFound
 │   ├── ModelNotFound           no such model in the local store
-│   ├── RemoteModelNotFound     the registry does not have it
-│   └── BackendNotFound         no engine of that name exists
+│   └── RemoteModelNotFound     the registry does not have it
 ├── Conflict                    the store or a runner is in a state that forbids it
 │   └── ModelInUse              requests are being answered by that model
 ├── RegistryError               talking to a registry failed
@@ -27,8 +27,9 @@ ModelRunnerError
     └── ServerRefused           the server answered with an error
 ```
 
-An error carries a message (what happened, lower-case, no full stop), a hint (what to do next), and how
-each surface shows it: `code` and `kind` in OpenAI-shaped JSON, `status` over HTTP, `exit_code` in a shell.
+An error carries a message (what happened, lower-case, no full stop), a hint (what to do next), and
+how each surface shows it: `code` and `kind` in OpenAI-shaped JSON, `status` over HTTP, `exit_code`
+in a shell.
 Exit codes: 0 ok, 1 other, 2 usage, 3 server unreachable, 4 not found, 5 conflict, 6 not authorised,
 7 does not fit, 130 interrupted.
 """
@@ -78,9 +79,16 @@ class InvalidReference(InvalidRequest):
     def __init__(self, reference: str, reason: str) -> None:
         super().__init__(
             f"invalid model reference `{reference[:200]}`: {reason}",
-            hint="references look like `ai/smollm2`, `registry.example.com/org/model:tag` or `sha256:…`",
+            hint="it looks like `ai/smollm2`, `registry.example.com/org/model:tag` or `sha256:…`",
         )
         self.reference = reference
+
+
+class RequestTooLarge(InvalidRequest):
+    """A request body that is larger than any that makes sense there."""
+
+    code = "request_too_large"
+    status = 413
 
 
 class UnsupportedModel(InvalidRequest):
@@ -105,11 +113,11 @@ class ModelNotFound(NotFound):
 
     code = "model_not_found"
 
-    def __init__(self, reference: str) -> None:
+    def __init__(self, reference: str, *, hint: str | None = None) -> None:
         shown = reference if len(reference) <= 100 else reference[:100] + "…"
         super().__init__(
             f"model `{shown}` is not in the local store",
-            hint=f"pull it with `model-runner pull {shown}`, or see `model-runner list`",
+            hint=hint or f"pull it with `model-runner pull {shown}`, or see `model-runner list`",
         )
         self.reference = reference
 
@@ -125,12 +133,6 @@ class RemoteModelNotFound(NotFound):
             hint="check the name and the tag; a private repository looks the same without a login",
         )
         self.reference = reference
-
-
-class BackendNotFound(NotFound):
-    """No engine of that name exists."""
-
-    code = "backend_not_found"
 
 
 class Conflict(ModelRunnerError):

@@ -1,0 +1,1 @@
+"""Readers of the headers of model files."""

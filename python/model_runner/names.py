@@ -1,0 +1,226 @@
+"""The grammar of model references: what a user may type, and the one canonical form of each name.
+
+A reference is either an ID (12 or 64 lower-case hex digits, or `sha256:` and 64 of them) or a name
+`[registry/]repository[:tag][@sha256:…]`. Canonical names are complete: `docker.io/ai/smollm2:v1`.
+
+The rules are Docker Model Runner's and those of Docker's own references, with four differences. A
+digest pins, whether or not a tag stands before it. An ID is never taken for the name of a
+repository. Upper case in a repository or registry is lowered, wherever it stands. `localhost/…`
+keeps its registry when another default registry is configured.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from model_runner.errors import InvalidReference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+DOCKER_HUB = "docker.io"
+DEFAULT_ORGANISATION = "ai"
+DEFAULT_TAG = "latest"
+
+# `hf.co` is what people type; the store holds the long form.
+_REGISTRY_ALIASES = {"hf.co": "huggingface.co", "index.docker.io": DOCKER_HUB}
+
+_ID = re.compile(r"[0-9a-f]{12}|(?:sha256:)?[0-9a-f]{64}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
+_LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+_REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:]+\])(?::[0-9]{{1,5}})?")
+
+# Docker's limit for a repository, its registry not counted.
+_MAX_REPOSITORY = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A name that can be pulled: where it is, and which version of it.
+
+    Attributes:
+        registry: Host, with a port if one was given: `docker.io`, `127.0.0.1:5000`.
+        repository: Path below the registry: `ai/smollm2`.
+        tag: The tag, or None when only a digest was given.
+        digest: `sha256:…` of the manifest; when present it decides, and the tag is mere decoration.
+    """
+
+    registry: str
+    repository: str
+    tag: str | None
+    digest: str | None = None
+
+    def __str__(self) -> str:
+        """The canonical form."""
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"{self.registry}/{self.repository}{tag}{digest}"
+
+    @property
+    def name(self) -> str:
+        """Registry and repository, without version."""
+        return f"{self.registry}/{self.repository}"
+
+    @property
+    def version(self) -> str:
+        """What a registry is asked for: the digest if there is one, else the tag."""
+        return self.digest or self.tag or DEFAULT_TAG
+
+
+def is_id(reference: str) -> bool:
+    """Whether this is spelled like an ID: 12 or 64 lower-case hex digits, or `sha256:` and 64."""
+    return _ID.fullmatch(reference) is not None
+
+
+def normalize(reference: str, *, default_registry: str = DOCKER_HUB) -> str:
+    """The canonical form of a name; an ID stays as it is.
+
+    Raises:
+        InvalidReference: It is outside the grammar.
+    """
+    stripped = reference.strip()
+    return stripped if is_id(stripped) else str(parse(stripped, default_registry=default_registry))
+
+
+def parse(reference: str, *, default_registry: str = DOCKER_HUB) -> Reference:
+    """Take a name apart and fill in what it leaves out.
+
+    Raises:
+        InvalidReference: It is outside the grammar, or an ID, which names no place to pull from.
+    """
+    stripped = reference.strip()
+    _check_characters(reference, stripped)
+    if is_id(stripped):
+        raise InvalidReference(
+            reference, "it is a model ID, which only means something in the local store"
+        )
+    name, tag, digest = _split(reference, stripped)
+    registry, path = _split_registry(name.lower(), default_registry)
+    _check_parts(reference, registry, path)
+    return Reference(registry, path, tag, digest)
+
+
+def display(tag: str, *, default_registry: str = DOCKER_HUB) -> str:
+    """How answers and logs name a model: no default registry, no `:latest`.
+
+    The result normalises back to `tag`.
+    """
+    prefix = f"{default_registry}/"
+    shown = tag
+    if tag.startswith(prefix):
+        rest = tag[len(prefix) :]
+        first, slash, _ = rest.partition("/")
+        # `docker.io/foo.bar/x` without its registry would be read as the registry `foo.bar`.
+        if slash and not _looks_like_registry(first):
+            shown = rest
+    return shown if "@" in shown else shown.removesuffix(f":{DEFAULT_TAG}")
+
+
+def short(tag: str, *, default_registry: str = DOCKER_HUB) -> str:
+    """How a table names a model: as `display`, and without `ai/`.
+
+    The result normalises back to `tag`.
+    """
+    shown = display(tag, default_registry=default_registry)
+    rest = shown.removeprefix(f"{DEFAULT_ORGANISATION}/")
+    # A repository that is named like an ID is only reachable with its organisation.
+    if "/" in rest or is_id(rest) or rest.partition(":")[0] == "sha256":
+        return shown
+    return rest
+
+
+def spellings(
+    tags: Sequence[str], model_id: str, *, default_registry: str = DOCKER_HUB
+) -> list[str]:
+    """Every usual spelling that a client may send for a model.
+
+    Args:
+        tags: The model's canonical tags.
+        model_id: Its ID, `sha256:…`.
+        default_registry: The registry of names that leave it out.
+
+    Returns:
+        Distinct names, those of the first tag first, the forms of the ID last.
+    """
+    digits = model_id.removeprefix("sha256:")
+    found = [spelling for tag in tags for spelling in _spellings_of(tag, default_registry)]
+    return list(dict.fromkeys([*found, model_id, digits, digits[:12]]))
+
+
+def _spellings_of(tag: str, default_registry: str) -> Iterator[str]:
+    shown = [
+        tag,
+        display(tag, default_registry=default_registry),
+        short(tag, default_registry=default_registry),
+    ]
+    if tag.startswith("huggingface.co/"):
+        shown.append("hf.co/" + tag.removeprefix("huggingface.co/"))
+    suffix = f":{DEFAULT_TAG}"
+    for name in shown:
+        yield name
+        if not tag.endswith(suffix):
+            continue
+        bare = name.removesuffix(suffix)
+        # Without its tag, `ai/…` may be gone but an ID must not appear.
+        if not is_id(bare):
+            yield bare
+            yield bare + suffix
+
+
+def _check_characters(reference: str, stripped: str) -> None:
+    if not stripped:
+        raise InvalidReference(reference, "it is empty")
+    # Before lower-casing: U+212A KELVIN SIGN lowers to an ASCII `k`.
+    if not stripped.isascii() or not stripped.isprintable() or " " in stripped:
+        raise InvalidReference(reference, "it has characters other than printable ASCII")
+    for character in "%\\?#":
+        if character in stripped:
+            raise InvalidReference(reference, f"`{character}` is not allowed")
+
+
+def _split(reference: str, stripped: str) -> tuple[str, str | None, str | None]:
+    """Name, tag and digest. A name without either has the tag `latest`."""
+    name, at, digest = stripped.partition("@")
+    if at and not _DIGEST.fullmatch(digest):
+        raise InvalidReference(reference, "after `@` stands `sha256:` and 64 lower-case hex digits")
+    head, colon, tag = name.rpartition(":")
+    if not colon or "/" in tag:
+        head, tag = name, ""
+    if head == "sha256":
+        raise InvalidReference(reference, "an ID has 12 or 64 lower-case hex digits")
+    if tag and not _TAG.fullmatch(tag):
+        raise InvalidReference(reference, "a tag has at most 128 letters, digits, `_`, `.` and `-`")
+    return head, tag or (None if at else DEFAULT_TAG), digest or None
+
+
+def _split_registry(name: str, default_registry: str) -> tuple[str, str]:
+    first, slash, rest = name.partition("/")
+    if slash and _looks_like_registry(first):
+        registry, path, is_default = _REGISTRY_ALIASES.get(first, first), rest, False
+    else:
+        registry, path, is_default = default_registry, name, True
+    # Docker Hub has no models outside an organisation, other registries may.
+    if "/" not in path and (is_default or registry == DOCKER_HUB):
+        path = f"{DEFAULT_ORGANISATION}/{path}"
+    return registry, path
+
+
+def _looks_like_registry(component: str) -> bool:
+    return component == "localhost" or "." in component or ":" in component
+
+
+def _check_parts(reference: str, registry: str, path: str) -> None:
+    if not _REGISTRY.fullmatch(registry):
+        raise InvalidReference(reference, f"`{registry}` is not the name of a registry")
+    if len(path) > _MAX_REPOSITORY:
+        raise InvalidReference(reference, f"a repository has at most {_MAX_REPOSITORY} characters")
+    for component in path.split("/"):
+        if not _COMPONENT.fullmatch(component):
+            raise InvalidReference(
+                reference,
+                f"`{component}` is not letters and digits joined by single `.`, `_`, `__` or `-`",
+            )

@@ -1,0 +1,200 @@
+"""Bundles: directories of a model's files under the names that engines want.
+
+A bundle is built beside its place and renamed into it, so it is complete or not there. Its layout
+is the one that Docker Model Runner reads: `config.json`, and the files below `model/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import tarfile
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import filelock
+
+from model_runner.errors import StoreError, UnsupportedModel
+from model_runner.store import gojson
+from model_runner.store.files import disk_errors, share, sync_directory, write_atomic
+from model_runner.store.layout import digest_hex, is_digest
+from model_runner.store.placement import Placement, place, safe_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from model_runner.store.blobs import BlobStore
+    from model_runner.store.layout import Layout
+    from model_runner.store.models import ConfigFile, Model
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model ready for an engine.
+
+    Attributes:
+        root: The directory.
+        gguf: The GGUF weights, the first shard if there are several; None for other formats.
+        projector: The multimodal projector, if the model has one.
+        chat_template: A Jinja template that replaces the one in the weights, if the model has one.
+    """
+
+    root: Path
+    gguf: Path | None
+    projector: Path | None
+    chat_template: Path | None
+
+
+class BundleStore:
+    """Builds and removes the bundles of one store."""
+
+    def __init__(self, layout: Layout, blobs: BlobStore) -> None:
+        self._layout = layout
+        self._blobs = blobs
+
+    def get(self, model: Model, config: Callable[[], ConfigFile]) -> Bundle:
+        """The bundle of a model, built if it is missing or incomplete.
+
+        Args:
+            model: The model.
+            config: Reads its configuration; only called to build.
+
+        Raises:
+            UnsupportedModel: The model has no weights, or a file that would leave the bundle.
+            StoreError: A blob is missing or torn, or the disk refused.
+        """
+        placement = place(model.manifest)
+        root = self._root(model.id)
+        if not _is_complete(root, placement):
+            with (
+                disk_errors(self._layout.root),
+                self._layout.lock(f"bundle-{digest_hex(model.id)}"),
+            ):
+                if not _is_complete(root, placement):
+                    self._build(model, placement, config())
+        files = root / "model"
+        return Bundle(
+            root=root,
+            gguf=files / placement.gguf if placement.gguf else None,
+            projector=files / placement.projector if placement.projector else None,
+            chat_template=files / placement.chat_template if placement.chat_template else None,
+        )
+
+    def remove(self, model_id: str) -> None:
+        """Remove a model's bundle, if there is one. Engines that have its files open keep them.
+
+        A bundle that is being built is left to its builder, who sees that the model is gone: where
+        files cannot be linked, to wait for it could take minutes.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        root = self._root(model_id)
+        if not root.is_dir():
+            return
+        try:
+            with self._layout.lock(f"bundle-{digest_hex(model_id)}").acquire(timeout=0):
+                if root.is_dir():
+                    _discard(root)
+        except filelock.Timeout:
+            return
+
+    def older_than(self, seconds: float) -> list[str]:
+        """The IDs of models whose bundles were made longer ago than that."""
+        found: list[str] = []
+        deadline = time.time() - seconds
+        with disk_errors(self._layout.root), contextlib.suppress(FileNotFoundError):
+            for root in self._layout.bundles.iterdir():
+                model_id = f"sha256:{root.name}"
+                if is_digest(model_id) and root.is_dir() and root.stat().st_mtime < deadline:
+                    found.append(model_id)
+        return found
+
+    def _root(self, model_id: str) -> Path:
+        return self._layout.bundles / digest_hex(model_id)
+
+    def _build(self, model: Model, placement: Placement, config: ConfigFile) -> None:
+        self._layout.bundles.mkdir(parents=True, exist_ok=True)
+        self._check_blobs(placement)
+        root = self._root(model.id)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{root.name}.tmp-", dir=root.parent))
+        try:
+            temporary.chmod(0o755)
+            self._fill(temporary, placement, config)
+            if root.exists():
+                _discard(root)
+            temporary.rename(root)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_directory(root.parent)
+
+    def _check_blobs(self, placement: Placement) -> None:
+        layers = [*(file.layer for file in placement.files), *placement.archives]
+        for layer in layers:
+            if not self._blobs.has(layer.digest, layer.size):
+                state = "damaged" if self._blobs.has(layer.digest) else "missing"
+                raise StoreError(
+                    f"the blob `{layer.digest}` of the model is {state}",
+                    hint="pull the model again",
+                )
+
+    def _fill(self, root: Path, placement: Placement, config: ConfigFile) -> None:
+        files = root / "model"
+        files.mkdir(mode=0o755)
+        for file in placement.files:
+            target = files / file.path
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise UnsupportedModel(
+                    f"the model holds `{file.path}` below a path that is a file"
+                ) from error
+            share(self._blobs.path(file.layer.digest), target)
+        for archive in placement.archives:
+            _unpack(self._blobs.path(archive.digest), files)
+        write_atomic(root / "config.json", gojson.encode(config.document) + b"\n")
+        for directory in (files, *(path for path in files.rglob("*") if path.is_dir())):
+            sync_directory(directory)
+
+
+def _discard(root: Path) -> None:
+    """Take a bundle away in one step; the rest of the work happens out of sight."""
+    trash = Path(tempfile.mkdtemp(prefix=f"{root.name}.tmp-", dir=root.parent))
+    root.rename(trash / root.name)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def _is_complete(root: Path, placement: Placement) -> bool:
+    """Whether every file is there in its full size. What Docker Model Runner built counts too."""
+    try:
+        return (root / "config.json").is_file() and all(
+            (root / "model" / file.path).stat().st_size == file.layer.size
+            for file in placement.files
+        )
+    except OSError:
+        return False
+
+
+def _unpack(archive: Path, directory: Path) -> None:
+    """Unpack the regular files of a tar archive; links and devices have no business there."""
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            for member in tar:
+                if not member.isfile():
+                    continue
+                target = directory / safe_path(member.name)
+                content = tar.extractfile(member)
+                if content is None or target.exists():
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("xb") as file:
+                    shutil.copyfileobj(content, file)
+    except tarfile.TarError as error:
+        raise UnsupportedModel(f"the model holds a damaged tar archive: {error}") from error

@@ -1,0 +1,182 @@
+"""Which of a model's files goes where in its bundle, and which of them an engine is pointed at.
+
+Pure functions over a manifest. Every path is checked here: a package comes from strangers.
+"""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+from dataclasses import dataclass
+from pathlib import PureWindowsPath
+from typing import TYPE_CHECKING, Literal
+
+from model_runner.errors import UnsupportedModel
+from model_runner.store import manifests as media
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from model_runner.store.manifests import Descriptor, Manifest
+
+logger = logging.getLogger(__name__)
+
+Role = Literal["weights", "projector", "template", "file"]
+
+_WEIGHTS = (".gguf", ".safetensors", ".dduf")
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A layer and its place.
+
+    Attributes:
+        path: Relative to the bundle's `model` directory, with `/`, and never outside of it.
+        layer: The blob.
+        role: What it is to an engine.
+    """
+
+    path: str
+    layer: Descriptor
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The content of a bundle's `model` directory: files, and tar archives to unpack into it."""
+
+    files: tuple[Placed, ...]
+    archives: tuple[Descriptor, ...] = ()
+
+    @property
+    def gguf(self) -> str | None:
+        """The GGUF file to load: the first shard if there are several."""
+        return _first(f.path for f in self.files if f.role == "weights" and _is_gguf(f.path))
+
+    @property
+    def projector(self) -> str | None:
+        """The multimodal projector."""
+        return _first(f.path for f in self.files if f.role == "projector")
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template that replaces the one in the weights; only looked for at the top."""
+        return _first(f.path for f in self.files if f.role == "template" and "/" not in f.path)
+
+
+def place(manifest: Manifest) -> Placement:
+    """Lay out a model's files as Docker Model Runner does.
+
+    Raises:
+        UnsupportedModel: It holds no weights, a path that leads outside, or two files for one path.
+    """
+    placement = _by_path(manifest) if manifest.keeps_paths else _by_kind(manifest)
+    if not any(file.role == "weights" for file in placement.files):
+        raise UnsupportedModel("the model holds no weights that this program knows")
+    return placement
+
+
+def safe_path(path: str, *, strip_parents: bool = False) -> str:
+    """A relative path, cleaned, that stays below the directory it is joined to.
+
+    Args:
+        path: As a stranger wrote it.
+        strip_parents: Drop leading `../` rather than refuse; packages made from outside the
+            packaged directory have them.
+
+    Raises:
+        UnsupportedModel: It is empty, absolute, or leads outside.
+    """
+    cleaned = posixpath.normpath(path) if path else "."
+    while strip_parents and cleaned.startswith("../"):
+        cleaned = cleaned[3:]
+    windows = PureWindowsPath(cleaned)
+    escapes = cleaned in (".", "..") or cleaned.startswith(("/", "../"))
+    if escapes or "\0" in cleaned or "\\" in cleaned or windows.drive or windows.root:
+        raise UnsupportedModel(f"the model holds a file with the unsafe path `{path[:200]!r}`")
+    return cleaned
+
+
+def _by_path(manifest: Manifest) -> Placement:
+    files: dict[str, Placed] = {}
+    for layer in manifest.layers:
+        if layer.filepath is None:
+            continue
+        path = safe_path(layer.filepath, strip_parents=True)
+        other = files.get(path)
+        if other and other.layer.digest != layer.digest:
+            raise UnsupportedModel(f"the model holds two different files for `{path}`")
+        files[path] = Placed(path, layer, _role(layer.media_type, path))
+    return Placement(tuple(files.values()))
+
+
+def _role(media_type: str, path: str) -> Role:
+    name = posixpath.basename(path).lower()
+    is_projector = name.endswith(".mmproj") or ("mmproj" in name and _is_gguf(name))
+    if media_type in media.PROJECTORS or is_projector:
+        return "projector"
+    if name.endswith(".jinja"):
+        return "template"
+    return "weights" if name.endswith(_WEIGHTS) else "file"
+
+
+def _by_kind(manifest: Manifest) -> Placement:
+    """The fixed names of v0.1. Licences stay in the blobs."""
+    layers = manifest.layers
+    ggufs = [layer for layer in layers if layer.media_type == media.GGUF]
+    tensors = [layer for layer in layers if layer.media_type == media.SAFETENSORS]
+    files = [
+        *_numbered(ggufs, ".gguf"),
+        *(
+            Placed(safe_path(layer.filepath), layer, "weights") if layer.filepath else numbered
+            for layer, numbered in zip(tensors, _numbered(tensors, ".safetensors"), strict=True)
+        ),
+        *(
+            Placed(f"{layer.digest.partition(':')[2]}.dduf", layer, "weights")
+            for layer in layers
+            if layer.media_type == media.DDUF
+        ),
+        *_single(layers, media.PROJECTORS, "model.mmproj", "projector"),
+        *_single(filter(_is_jinja, layers), (media.CHAT_TEMPLATE,), "template.jinja", "template"),
+        *(
+            Placed(safe_path(layer.filepath), layer, "file")
+            for layer in layers
+            if layer.media_type == media.MODEL_FILE and layer.filepath
+        ),
+    ]
+    unique: dict[str, Placed] = {}
+    for file in files:
+        unique.setdefault(file.path, file)
+    archives = tuple(layer for layer in layers if layer.media_type in media.ARCHIVES)
+    return Placement(tuple(unique.values()), archives)
+
+
+def _numbered(layers: Sequence[Descriptor], suffix: str) -> Iterable[Placed]:
+    """`model.gguf`, or shards as llama.cpp finds them: by their number and count."""
+    count = len(layers)
+    for number, layer in enumerate(layers, start=1):
+        name = f"model-{number:05d}-of-{count:05d}{suffix}" if count > 1 else f"model{suffix}"
+        yield Placed(name, layer, "weights")
+
+
+def _single(
+    layers: Iterable[Descriptor], media_types: Sequence[str], path: str, role: Role
+) -> Iterable[Placed]:
+    found = [layer for layer in layers if layer.media_type in media_types]
+    if len(found) > 1:
+        logger.warning("the model has %d layers for `%s`; the first is used", len(found), path)
+    return [Placed(path, layer, role) for layer in found[:1]]
+
+
+def _is_jinja(layer: Descriptor) -> bool:
+    """Docker packages some repositories' `tokenizer_config.json` as if it were a template."""
+    return not (layer.filepath or "").endswith(".json")
+
+
+def _is_gguf(path: str) -> bool:
+    return path.lower().endswith(".gguf")
+
+
+def _first(paths: Iterable[str]) -> str | None:
+    """The first by name, files at the top before others; so shard 1 of N comes first."""
+    return min(paths, key=lambda path: ("/" in path, path), default=None)

@@ -1,0 +1,269 @@
+"""The store under fire: many writers, killed writers, full and read-only disks."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from model_runner.errors import DiskFull, StoreError
+from model_runner.packaging import package_gguf
+from model_runner.store import Store, disk_errors, index
+from support.store_writer import work
+from support.stores import add_model, files_below
+from support.tiny_gguf import tiny_script
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def writer(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "support.store_writer", *map(str, arguments)]
+    return subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE)
+
+
+def test_twenty_writers_in_four_processes_lose_nothing(tmp_path):
+    root = tmp_path / "models"
+    processes = [writer("write", root, f"process{number}", 5) for number in range(4)]
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    models = Store.open(root).list()
+    names = {f"docker.io/ai/process{p}-{n}:latest" for p in range(4) for n in range(5)}
+    assert {tag for model in models for tag in model.tags} == names
+    assert len(models) == 20
+
+
+def test_threads_that_build_one_bundle_get_the_same(tmp_path):
+    store = Store.open(tmp_path / "models")
+    model = add_model(store, b"one", b"two", tags=["m"])
+    with ThreadPoolExecutor(8) as pool:
+        bundles = list(pool.map(lambda _: store.bundle(model), range(16)))
+    assert len(set(bundles)) == 1
+    assert files_below(bundles[0].root) == {
+        "config.json",
+        "model/model-00001-of-00002.gguf",
+        "model/model-00002-of-00002.gguf",
+    }
+
+
+def test_writers_and_deleters_leave_a_consistent_store(tmp_path):
+    store = Store.open(tmp_path / "models")
+
+    def churn(number: int) -> None:
+        name = f"ai/m{number}"
+        for _ in range(5):
+            add_model(store, name.encode(), tags=[name])
+            store.delete(name)
+        add_model(store, name.encode(), tags=[name])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(churn, range(4)))
+    assert len(store.list()) == 4
+    for model in store.list():
+        assert store.bundle(model).gguf
+
+
+def test_a_writer_killed_at_any_disk_operation_leaves_an_openable_store(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # slow, and only power cuts need it
+    process = writer("crash", tmp_path / "models")
+    output, _ = process.communicate()
+    assert process.returncode == 0
+    crashes = int(output)
+    assert crashes > 40
+    for step in range(1, crashes + 1):
+        root = tmp_path / "models" / str(step)
+        check_store(root)
+        # Nothing that was left is in the way of doing it again.
+        work(root)
+        check_store(root)
+        assert {model.tags for model in Store.open(root).list()} == {
+            ("docker.io/ai/second:latest",),
+            ("docker.io/ai/moved:latest",),
+        }
+
+
+def check_store(root: Path) -> None:
+    store = Store.open(root)
+    models = store.list()
+    assert len(models) == len(json.loads((root / "models.json").read_bytes())["models"])
+    for model in models:
+        assert store.bundle(model).gguf
+
+
+@contextmanager
+def unprivileged():
+    """Root may write anywhere; nobody may not."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def foreign_store():
+    """A store that everybody may read and nobody but its owner may write."""
+    root = Path(tempfile.mkdtemp())
+    store = Store.open(root)
+    add_model(store, b"weights", tags=["m"])
+    (root / "models.json").chmod(0o444)
+    shutil.rmtree(root / ".locks")
+    directories = [root, *(path for path in root.rglob("*") if path.is_dir())]
+    for directory in directories:
+        directory.chmod(0o555)
+    yield root
+    for directory in directories:
+        directory.chmod(0o755)
+    shutil.rmtree(root)
+
+
+def test_a_store_of_somebody_else_can_be_read_and_says_why_not_written(foreign_store):
+    with unprivileged():
+        store = Store.open(foreign_store)
+        model = store.get("m")
+        assert store.list() == [model]
+        for attempt in (
+            lambda: add_model(store, b"other"),
+            lambda: store.add_tag(model.id, "n"),
+            lambda: store.delete("m"),
+            lambda: store.bundle(model),
+            lambda: store.blobs.lock(model.id),
+        ):
+            with pytest.raises(StoreError, match="permission denied") as caught:
+                attempt()
+            assert "MODELS_PATH" in (caught.value.hint or "")
+
+
+def test_a_directory_that_cannot_be_made_a_store_says_why(foreign_store):
+    with unprivileged(), pytest.raises(StoreError, match="permission denied") as caught:
+        Store.open(foreign_store / "new")
+    assert "MODELS_PATH" in (caught.value.hint or "")
+
+
+def test_a_directory_of_other_things_is_not_made_a_store(tmp_path):
+    (tmp_path / "thesis.tex").write_text("do not touch")
+    with pytest.raises(StoreError, match=r"holds `thesis\.tex`") as caught:
+        Store.open(tmp_path)
+    assert "MODELS_PATH" in (caught.value.hint or "")
+    assert files_below(tmp_path) == {"thesis.tex"}
+    with pytest.raises(StoreError, match="not a directory"):
+        Store.open(tmp_path / "thesis.tex")
+
+
+def test_a_store_that_lost_its_layout_file_is_one_again(tmp_path):
+    root = tmp_path / "models"
+    add_model(Store.open(root), b"weights", tags=["m"])
+    (root / "layout.json").unlink()
+    assert Store.open(root).get("m")
+    assert (root / "layout.json").exists()
+
+
+def test_a_store_of_a_later_layout_is_left_alone(tmp_path):
+    root = tmp_path / "models"
+    Store.open(root)
+    (root / "layout.json").write_text('{"version": "2.0.0"}')
+    with pytest.raises(StoreError, match=r"layout version 2\.0\.0"):
+        Store.open(root)
+    (root / "layout.json").write_text("")
+    assert Store.open(root).list() == []
+
+
+def test_a_lock_that_is_held_for_ever_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "_LOCK_SECONDS", 0.05)
+    store = Store.open(tmp_path / "models")
+    model = add_model(store, b"weights", tags=["m"])
+    path = store.root / ".locks/index.lock"
+    with FileLock(path):
+        with pytest.raises(StoreError, match="another process holds the store's lock") as caught:
+            store.delete("m")
+        assert str(path) in str(caught.value.hint)
+        assert store.get("m") == model
+        assert store.bundle(model).gguf
+    store.delete("m")
+
+
+def test_old_partial_files_are_swept_and_young_ones_kept(tmp_path):
+    root = tmp_path / "models"
+    Store.open(root)
+    blobs = root / "blobs/sha256"
+    for name in ("a.incomplete", "b.tmp-1", "c"):
+        for age in ("old", "new"):
+            (blobs / f"{age}{name}").write_text("")
+            if age == "old":
+                os.utime(blobs / f"{age}{name}", (0, 0))
+    (root / "bundles/sha256/x.tmp-1/model").mkdir(parents=True)
+    os.utime(root / "bundles/sha256/x.tmp-1", (0, 0))
+    Store.open(root)
+    assert files_below(blobs) == {"newa.incomplete", "newb.tmp-1", "newc", "oldc"}
+    assert not (root / "bundles/sha256/x.tmp-1").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("operation", ["write", "fsync", "replace"])
+def test_a_full_disk_is_named_and_leaves_the_store_as_it_was(
+    tmp_path, monkeypatch, operation, number
+):
+    store = Store.open(tmp_path / "models")
+    add_model(store, b"weights", tags=["m"])
+    before = files_below(store.root)
+    source = tmp_path / "source"
+    source.write_bytes(b"more weights")
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    attempts = [
+        lambda: store.blobs.put_bytes(b"bytes"),
+        lambda: store.blobs.ingest_file(source),
+        lambda: store.delete("m"),
+    ]
+    with monkeypatch.context() as patched:
+        if operation == "write":
+            # What `write` of a buffered file comes down to cannot be patched; its flush can.
+            patched.setattr("model_runner.store.files.os.fdopen", refuse)
+            attempts.pop(1)
+        else:
+            patched.setattr(os, operation, refuse)
+        for attempt in attempts:
+            with pytest.raises(DiskFull, match="no room left") as caught:
+                attempt()
+            assert "free some space" in (caught.value.hint or "")
+            assert caught.value.status == 507
+    assert files_below(store.root) == before
+    assert store.get("m")
+
+
+def test_a_really_full_disk_is_named(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    store = Store.open(tmp_path / "models")
+    digest = "sha256:" + "0" * 64
+    store.blobs.incomplete_path(digest).symlink_to("/dev/full")
+    with pytest.raises(DiskFull), disk_errors(store.root):
+        store.blobs.incomplete_path(digest).write_bytes(b"x")
+
+
+def test_packaging_onto_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    store = Store.open(tmp_path / "models")
+    file = tiny_script(tmp_path / "m.gguf")
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", refuse)
+        with pytest.raises(DiskFull):
+            package_gguf(store, file, "ai/m")
+    assert store.list() == []
+    assert files_below(store.root / "blobs") == set()

@@ -1,0 +1,66 @@
+"""Models whose answers exercise what an answer can hold: thoughts, tool calls, cut characters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from support.tiny_gguf import tiny_spoken
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Renders tools, calls and thoughts, so that llama.cpp finds out how the model writes them.
+_CALLER_TEMPLATE = (
+    "{%- if tools -%}"
+    "{{ '<|im_start|>system\n<tools>' }}"
+    "{%- for tool in tools -%}{{ '\n' + (tool | tojson) }}{%- endfor -%}"
+    "{{ '\n</tools><|im_end|>\n' }}"
+    "{%- endif -%}"
+    "{%- for m in messages -%}"
+    "{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{%- if m['reasoning_content'] -%}"
+    "{{ '<think>\n' + m['reasoning_content'] + '\n</think>\n\n' }}"
+    "{%- endif -%}"
+    "{{ m['content'] or '' }}"
+    "{%- for call in m['tool_calls'] or [] -%}"
+    "{{ '<tool_call>{\"name\": \"' + call['function']['name'] + '\", \"arguments\": ' }}"
+    "{{- (call['function']['arguments'] | tojson) + '}</tool_call>' }}"
+    "{%- endfor -%}"
+    "{{ '<|im_end|>\n' }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n<think>\n' }}{%- endif -%}"
+)
+
+_CALLER_SCRIPT = (
+    *("▁Hmm", "▁weather", "▁?", "\n</think>\n\n", "▁Sure", "▁thing", "▁now"),
+    *("<tool_call>", '{"name":', '▁"get_weather",', '▁"arguments":', '▁{"city":', '▁"Paris",'),
+    *('▁"days":', "▁3}}", "</tool_call>"),
+    *("\n<tool_call>", '{"name":▁"get_weather",▁"arguments":', '▁{"city":▁"Rome",', '▁"days":▁4}}'),
+    "\n</tool_call>",
+)
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "weather of a city",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+                "required": ["city"],
+            },
+        },
+    }
+]
+
+
+def tiny_caller(path: Path) -> Path:
+    """Write a model that thinks, says something, and calls the only one of TOOLS twice."""
+    return tiny_spoken(path, _CALLER_SCRIPT, chat_template=_CALLER_TEMPLATE)
+
+
+def tiny_emoji(path: Path) -> Path:
+    """Write a model whose first character takes four tokens, and the last three: 🌞 day日."""
+    tokens = [f"<0x{byte:02X}>" for byte in "🌞".encode()]
+    return tiny_spoken(path, [*tokens, "▁sunny", *(f"<0x{byte:02X}>" for byte in "日".encode())])

@@ -1,0 +1,200 @@
+"""Packaging: what we build has the digests that Docker Model Runner gives the same files."""
+
+import hashlib
+import json
+import os
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from model_runner.errors import InvalidReference, UnsupportedModel
+from model_runner.formats.gguf import ModelMetadata
+from model_runner.packaging import Extras, package_gguf
+from model_runner.packaging.artifact import timestamp
+from model_runner.packaging.gguf import package_layers
+from model_runner.store import Store, gojson, manifests
+from support.stores import fixture_models, unpack_fixture
+from support.tiny_gguf import tiny_random, tiny_script
+
+CREATED = datetime(2025, 6, 15, 12, tzinfo=timezone.utc)
+
+# Made by Docker Model Runner's own packages from `hello\n`, 0644, 2025-01-01T00:00:00.5Z.
+GOLDEN_CONFIG = (
+    r'{"config":{"format":"gguf","quantization":"MOSTLY_Q4_K_M","parameters":"361.82M",'
+    r'"architecture":"llama","size":"256.35MiB","gguf":{"general.architecture":"llama",'
+    r'"tokenizer.chat_template":"{% if a \u003c b \u0026\u0026 c %}\u003c|im_start|\u003e\n\"é\"'
+    r'{% endif %}"},"context_size":4096},"descriptor":{"created":"2025-06-15T12:00:00Z"},'
+    r'"rootfs":{"type":"rootfs","diff_ids":'
+    r'["sha256:5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"]}}'
+).encode()
+GOLDEN_ID = "sha256:b1a5d65199282bf3ec96935cef94d93873880a9b370ce05e29dcc0dcc6500731"
+GOLDEN_MANIFEST = (
+    rb'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":'
+    rb'{"mediaType":"application/vnd.docker.ai.model.config.v0.1+json","size":450,"digest":'
+    rb'"sha256:ac8ae5a831e395f1c4b70fdac4090e7dcb3948193537d770c27698ee86cb0caf"},"layers":'
+    rb'[{"mediaType":"application/vnd.docker.ai.gguf.v3","size":6,"digest":'
+    rb'"sha256:5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03","annotations":'
+    rb'{"org.cncf.model.file.mediatype.untested":"false","org.cncf.model.file.metadata+json":'
+    rb'"{\"name\":\"gguf-bytes.gguf\",\"mode\":420,\"uid\":0,\"gid\":0,\"size\":6,\"mtime\":'
+    rb'\"2025-01-01T00:00:00.5Z\",\"typeflag\":0}","org.cncf.model.filepath":"gguf-bytes.gguf"}}]}'
+)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store.open(tmp_path / "models")
+
+
+def test_configuration_and_manifest_are_dockers_byte_for_byte(store, tmp_path):
+    file = tmp_path / "gguf-bytes.gguf"
+    file.write_bytes(b"hello\n")
+    file.chmod(0o644)
+    moment = 1_735_689_600_500_000_000  # 2025-01-01T00:00:00.5Z
+    os.utime(file, ns=(moment, moment))
+    template = '{% if a < b && c %}<|im_start|>\n"é"{% endif %}'
+    metadata = ModelMetadata(
+        architecture="llama",
+        parameters="361.82M",
+        quantization="MOSTLY_Q4_K_M",
+        size="256.35MiB",
+        context_size=None,
+        gguf={"tokenizer.chat_template": template, "general.architecture": "llama"},
+    )
+    model = package_layers(
+        store,
+        [(file, manifests.GGUF)],
+        metadata,
+        "golden",
+        Extras(created=CREATED, context_size=4096),
+    )
+    assert store.blobs.read(model.manifest.config.digest) == GOLDEN_CONFIG
+    assert model.manifest.raw == GOLDEN_MANIFEST
+    assert model.id == GOLDEN_ID
+    assert model.created == 1_749_988_800
+
+
+def test_a_packaged_file_is_listed_as_docker_lists_the_same_file(store, tmp_path):
+    docker = fixture_models()[0]
+    model = package_gguf(store, tiny_script(tmp_path / "tiny-script.gguf"), "ai/tiny-script")
+    ours = model.describe()
+    assert json.dumps(ours["config"]) == json.dumps(docker["config"])
+    assert ours["tags"] == ["docker.io/ai/tiny-script:latest"]
+
+
+def test_dockers_own_package_of_the_same_file_is_reproduced(store, tmp_path):
+    docker = Store.open(unpack_fixture(tmp_path)).get("ai/tiny-script")
+    file = tiny_script(tmp_path / "tiny-script.gguf")
+    file.chmod(0o644)
+    moment = 1_795_401_372_774_172_958  # 2026-11-23T02:36:12.774172958Z
+    os.utime(file, ns=(moment, moment))
+    model = package_gguf(store, file, "ai/tiny-script")
+    assert model.manifest.layers == docker.manifest.layers
+    # Only the moment of packaging differs, to whose nanoseconds a datetime does not go.
+    assert model.config == docker.config
+
+
+def test_any_shard_stands_for_all_and_they_keep_their_order(store, tmp_path):
+    first = tiny_random(tmp_path / "tiny-random.gguf", shards=3)
+    family = sorted(tmp_path.glob("tiny-random-*.gguf"))
+    model = package_gguf(store, family[2], "ai/sharded", Extras(created=CREATED))
+    digests = ["sha256:" + hashlib.sha256(file.read_bytes()).hexdigest() for file in family]
+    assert [layer.digest for layer in model.manifest.layers] == digests
+    assert json.dumps(model.describe()["config"]) == json.dumps(fixture_models()[1]["config"])
+    bundle = store.bundle(model)
+    assert bundle.gguf is not None
+    assert bundle.gguf.read_bytes() == first.read_bytes()
+
+
+def test_packaging_the_same_files_again_is_the_same_model(store, tmp_path):
+    file = tiny_script(tmp_path / "m.gguf")
+    first = package_gguf(store, file, "ai/m:one", Extras(created=CREATED))
+    second = package_gguf(store, file, "ai/m:two", Extras(created=CREATED))
+    assert first.id == second.id
+    assert second.tags == ("docker.io/ai/m:one", "docker.io/ai/m:two")
+    assert len(store.list()) == 1
+
+
+def test_licences_and_context_size_go_along(store, tmp_path):
+    licence = tmp_path / "LICENSE.txt"
+    licence.write_text("Do as you like.\n")
+    model = package_gguf(
+        store, tiny_script(tmp_path / "m.gguf"), "ai/m", Extras([licence], context_size=512)
+    )
+    assert model.config.context_size == 512
+    assert [layer.media_type for layer in model.manifest.layers] == [
+        "application/vnd.docker.ai.gguf.v3",
+        "application/vnd.docker.ai.license",
+    ]
+    assert sorted(p.name for p in (store.bundle(model).root / "model").iterdir()) == ["model.gguf"]
+
+
+def test_the_original_may_be_changed_afterwards(store, tmp_path):
+    file = tiny_script(tmp_path / "m.gguf")
+    model = package_gguf(store, file, "ai/m")
+    before = store.blobs.path(model.manifest.layers[0].digest).read_bytes()
+    with file.open("r+b") as handle:
+        handle.write(b"XXXX")
+    assert store.blobs.path(model.manifest.layers[0].digest).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.gguf", b"", "empty"),
+        ("a.gguf", b"PK\3\4 no model", "not a GGUF file"),
+        ("a-00001-of-00003.gguf", b"GGUF", "2 of them are missing"),
+        ("a-00001-of-00000.gguf", b"GGUF", "shards"),
+    ],
+)
+def test_what_is_no_whole_gguf_model_is_refused_and_leaves_nothing(
+    store, tmp_path, name, content, reason
+):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UnsupportedModel, match=reason):
+        package_gguf(store, tmp_path / name, "ai/m")
+    assert store.list() == []
+    assert list((store.root / "blobs" / "sha256").iterdir()) == []
+
+
+def test_a_file_without_its_end_is_refused(store, tmp_path):
+    file = tiny_script(tmp_path / "m.gguf")
+    os.truncate(file, file.stat().st_size - 1000)
+    with pytest.raises(UnsupportedModel, match="1000 bytes are missing"):
+        package_gguf(store, file, "ai/m")
+
+
+def test_missing_files_are_named(store, tmp_path):
+    with pytest.raises(UnsupportedModel, match=r"nowhere\.gguf` cannot be read"):
+        package_gguf(store, tmp_path / "nowhere.gguf", "ai/m")
+    file = tiny_script(tmp_path / "m.gguf")
+    with pytest.raises(UnsupportedModel, match="licence"):
+        package_gguf(store, file, "ai/m", Extras([tmp_path / "nowhere.txt"]))
+
+
+@pytest.mark.parametrize("tag", ["ai/../m", "1234567890ab", ""])
+def test_a_model_needs_a_proper_name(store, tmp_path, tag):
+    with pytest.raises(InvalidReference):
+        package_gguf(store, tiny_script(tmp_path / "m.gguf"), tag)
+    assert list((store.root / "blobs" / "sha256").iterdir()) == []
+
+
+def test_times_have_as_many_digits_as_they_need():
+    assert timestamp(1_735_689_600, 500_000_000) == "2025-01-01T00:00:00.5Z"
+    assert timestamp(1_735_689_600, 0) == "2025-01-01T00:00:00Z"
+    assert timestamp(1_735_689_600, 1) == "2025-01-01T00:00:00.000000001Z"
+
+
+def test_created_is_told_in_utc(store, tmp_path):
+    abroad = datetime(2025, 6, 15, 14, 0, 0, 250_000, tzinfo=timezone(timedelta(hours=2)))
+    model = package_gguf(store, tiny_script(tmp_path / "m.gguf"), "ai/m", Extras(created=abroad))
+    config = json.loads(store.blobs.read(model.manifest.config.digest))
+    assert config["descriptor"]["created"] == "2025-06-15T12:00:00.25Z"
+
+
+def test_json_is_escaped_as_go_does():
+    text = '<a href="x">&\u2028\u2029\b\f\n\r\t\x00\x1f\x7fé\ud800'
+    assert gojson.encode({"b": text, "a": [1, True]}).decode() == (
+        r'{"b":"\u003ca href=\"x\"\u003e\u0026\u2028\u2029\b\f\n\r\t\u0000\u001f'
+        "\x7fé\ufffd"
+        r'","a":[1,true]}'
+    )
