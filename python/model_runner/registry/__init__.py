@@ -1,0 +1,7 @@
+"""Pulls models from OCI registries: verified, resumable, each layer once however many ask."""
+
+from model_runner.registry.progress import Progress
+from model_runner.registry.pull import Registry
+from model_runner.registry.wire import Patience
+
+__all__ = ["Patience", "Progress", "Registry"]

@@ -1,0 +1,183 @@
+"""The story of a pull, from what a user typed to a model in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from typing import TYPE_CHECKING
+
+from model_runner import names
+from model_runner.errors import (
+    DiskFull,
+    ModelNotFound,
+    ModelRunnerError,
+    RegistryUnreachable,
+    StoreError,
+    UnsupportedModel,
+)
+from model_runner.registry.auth import Access
+from model_runner.registry.oci import Repository
+from model_runner.registry.progress import LayerProgress, Progress
+from model_runner.registry.transfer import Transfers
+from model_runner.registry.wire import Patience, Wire
+from model_runner.store.models import parse_config
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from model_runner.config import Settings
+    from model_runner.names import Reference
+    from model_runner.store import Model, Store
+    from model_runner.store.manifests import Descriptor, Manifest
+
+# Layers of one pull that are fetched at the same time. Sharded models have dozens, and a registry
+# throttles who asks for all of them at once.
+_PARALLEL_LAYERS = 4
+
+_HUGGING_FACE = ("hf.co/", "huggingface.co/")
+
+
+class Registry:
+    """Pulls models from OCI registries into a store. Belongs to one event loop.
+
+    Args:
+        store: Where models go.
+        settings: Default registry, and whether all registries are asked over plain http.
+        patience: How long to wait for a registry and how often to try.
+    """
+
+    def __init__(
+        self, store: Store, settings: Settings, *, patience: Patience | None = None
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._wire = Wire(insecure=settings.insecure_registry, patience=patience or Patience())
+        self._transfers = Transfers(store.blobs)
+
+    async def pull(
+        self, reference: str, *, token: str | None = None, report: Callable[[Progress], None]
+    ) -> Model:
+        """Fetch a model, or find that it is here, and tag it with the name it was asked for by.
+
+        The registry is always asked what the name stands for today. Layers that are here are not
+        fetched again. Cancelling stops the transfer, unless another pull waits for the same layers;
+        the next pull goes on from there.
+
+        Args:
+            reference: What to pull, as a user types it.
+            token: A registry token, in place of the logins on this machine.
+            report: Takes the progress, on the event loop; not told of an error that is raised.
+
+        Returns:
+            The model, in the store.
+
+        Raises:
+            InvalidReference: The reference is outside the grammar, or an ID.
+            UnsupportedModel: It is not a model, not of a kind that we know, or at Hugging Face.
+            RemoteModelNotFound: The registry does not have it.
+            RegistryUnauthorized: No login, or a refused one.
+            RegistryUnreachable: No connection, or one that breaks again and again.
+            RegistryError: The registry answers something else than it should.
+            DigestMismatch: The registry sends other bytes than it names.
+            DiskFull: There is no room; what has arrived is kept.
+            StoreError: The store cannot be written.
+            ShuttingDown: `close` was called.
+        """
+        _refuse_hugging_face(reference)
+        wanted = names.parse(reference, default_registry=self._settings.default_registry)
+        repository = Repository(self._wire, Access(wanted.registry, wanted.repository, token))
+        try:
+            remote = await repository.resolve(wanted)
+            cached = await asyncio.to_thread(self._complete_model, remote)
+            if cached is None:
+                await self._fetch(remote, repository, report)
+        except RegistryUnreachable as error:
+            raise await asyncio.to_thread(self._explain, wanted, error) from error
+        tags = [f"{wanted.name}:{wanted.tag}"] if wanted.tag else []
+        model = await asyncio.to_thread(self._store.write, remote.raw, tags=tags)
+        message = (
+            f"Using cached model: {cached.config.size}" if cached else "Model pulled successfully"
+        )
+        report(Progress("success", message))
+        return model
+
+    async def close(self) -> None:
+        """Stop all pulls, keep what has arrived, and close all connections."""
+        await self._transfers.close()
+        await self._wire.close()
+
+    def _complete_model(self, remote: Manifest) -> Model | None:
+        """The model from the store, unless a file of it is missing or torn."""
+        try:
+            model = self._store.get(remote.id)
+        except (ModelNotFound, StoreError, UnsupportedModel):
+            # Not here, or damaged: fetching what is missing repairs it.
+            return None
+        has = self._store.blobs.has
+        return model if all(has(blob.digest, blob.size) for blob in remote.blobs) else None
+
+    def _explain(self, wanted: Reference, error: RegistryUnreachable) -> RegistryUnreachable:
+        """The same error, with the good news if there is any."""
+        try:
+            self._store.get(str(wanted))
+        except ModelRunnerError:
+            return error
+        shown = names.display(str(wanted), default_registry=self._settings.default_registry)
+        hint = f"the copy of `{shown}` in the local store stays usable"
+        return RegistryUnreachable(error.message, hint=hint)
+
+    async def _fetch(
+        self, remote: Manifest, repository: Repository, report: Callable[[Progress], None]
+    ) -> None:
+        # A file that a model has twice is one blob.
+        layers = {layer.digest: layer for layer in remote.layers}.values()
+        missing = await asyncio.to_thread(self._missing_bytes, layers)
+        free = (await asyncio.to_thread(shutil.disk_usage, self._store.root)).free
+        if missing > free:
+            raise DiskFull(
+                f"the model needs {missing} bytes, the disk of the model store has {free}",
+                hint="make room, or set MODELS_PATH to a larger disk",
+            )
+        config = await repository.config(remote)
+        # A config that makes no sense is known before gigabytes are fetched.
+        parse_config(config, remote)
+        total = sum(layer.size for layer in layers)
+        turns = asyncio.Semaphore(_PARALLEL_LAYERS)
+
+        async def fetch_layer(layer: Descriptor) -> None:
+            progress = LayerProgress(report, total=total, layer_id=layer.digest, size=layer.size)
+            async with turns:
+                if not await asyncio.to_thread(self._store.blobs.has, layer.digest, layer.size):
+                    await self._transfers.fetch(layer, repository, progress.advance)
+            progress.finish()
+
+        await _all(fetch_layer(layer) for layer in layers)
+        await asyncio.to_thread(self._store.blobs.put_bytes, config)
+
+    def _missing_bytes(self, layers: Iterable[Descriptor]) -> int:
+        blobs = self._store.blobs
+        missing = 0
+        for layer in layers:
+            if not blobs.has(layer.digest, layer.size):
+                path = blobs.incomplete_path(layer.digest)
+                missing += max(0, layer.size - (path.stat().st_size if path.exists() else 0))
+        return missing
+
+
+def _refuse_hugging_face(reference: str) -> None:
+    if reference.strip().lower().startswith(_HUGGING_FACE):
+        raise UnsupportedModel(
+            "pulling from Hugging Face is not there yet",
+            hint="download the GGUF file, then `model-runner package --gguf FILE NAME`",
+        )
+
+
+async def _all(works: Iterable[Awaitable[None]]) -> None:
+    """Await all; the first failure ends the others and is the one that is raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

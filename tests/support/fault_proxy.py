@@ -1,0 +1,116 @@
+"""A TCP proxy that breaks on purpose, and counts what it delivers."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_PIECE = 16 * 1024
+
+
+class FaultProxy:
+    """Stands between a client and a server on this machine.
+
+    Attributes:
+        port: Where clients connect to, on 127.0.0.1.
+        delivered: Bytes that went from the server to clients, over all connections.
+        cuts: After so many further bytes to clients the connection that carries them is reset; then
+            the next number counts. Empty: never.
+        stall_after: After so many further bytes nothing is delivered until `released` is set.
+        stalled: Set once that happened.
+        released: Ends the stall.
+    """
+
+    def __init__(self, upstream_port: int) -> None:
+        self.port = 0
+        self.delivered = 0
+        self.cuts: list[int] = []
+        self.stall_after: int | None = None
+        self.stalled = asyncio.Event()
+        self.released = asyncio.Event()
+        self._upstream_port = upstream_port
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def address(self) -> str:
+        """Where clients connect to, by the name that registries take for plain http."""
+        return f"localhost:{self.port}"
+
+    async def serve(
+        self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter
+    ) -> None:
+        """One connection, in the task that asyncio made for it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._upstream_port)
+        except OSError:
+            client_writer.transport.abort()
+            return
+        upwards = asyncio.create_task(_copy(client_reader, writer))
+        try:
+            # Cancelled by close() alone; asyncio logs a connection's task that ends so as an error.
+            with suppress(OSError, asyncio.CancelledError):
+                await self._deliver(reader, client_writer)
+        finally:
+            upwards.cancel()
+            await asyncio.gather(upwards, return_exceptions=True)
+            writer.transport.abort()
+            client_writer.transport.abort()
+
+    async def close(self) -> None:
+        """End all connections."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _deliver(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await reader.read(_PIECE):
+            if self.stall_after is not None and len(piece) > self.stall_after:
+                head, piece = piece[: self.stall_after], piece[self.stall_after :]
+                await self._write(writer, head)
+                self.stalled.set()
+                await self.released.wait()
+                self.stall_after = None
+            if self.cuts and len(piece) > self.cuts[0]:
+                # FIN after the last byte, as a server does that dies: what was sent arrives.
+                await self._write(writer, piece[: self.cuts.pop(0)])
+                writer.close()
+                await writer.wait_closed()
+                return
+            await self._write(writer, piece)
+
+    async def _write(self, writer: asyncio.StreamWriter, piece: bytes) -> None:
+        self.delivered += len(piece)
+        if self.cuts:
+            self.cuts[0] -= min(len(piece), self.cuts[0])
+        if self.stall_after is not None:
+            self.stall_after -= min(len(piece), self.stall_after)
+        writer.write(piece)
+        await writer.drain()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while piece := await reader.read(_PIECE):
+        writer.write(piece)
+        await writer.drain()
+
+
+@asynccontextmanager
+async def fault_proxy(upstream_port: int) -> AsyncIterator[FaultProxy]:
+    """Run a proxy before a server on 127.0.0.1."""
+    proxy = FaultProxy(upstream_port)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
+        await proxy.close()
+        await server.wait_closed()
