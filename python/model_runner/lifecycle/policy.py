@@ -1,0 +1,108 @@
+"""Decisions without effects: which runner has to go and when, how much context one gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+# Between the answer to a lease call and the lease itself the data plane needs a few milliseconds,
+# more on a host that is short of CPU. For this long a runner that was just named to a caller does
+# not count as idle.
+HANDOVER_SECONDS = 1.0
+# Context costs memory for every slot, and models are trained for 128 Ki tokens and more.
+DEFAULT_CONTEXT_LIMIT = 8192
+# No context has more, and beyond 4300 Python refuses to make a number of them.
+_MAX_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """How busy a ready runner is.
+
+    Attributes:
+        runner_id: Which runner.
+        busy: Whether it holds leases, or requests wait for one of its slots.
+        idle_seconds: Since its last lease ended, or since it was published.
+        named_seconds: Since a lease call was last answered with it.
+        used: Whether a request to it has ended since then.
+    """
+
+    runner_id: str
+    busy: bool
+    idle_seconds: float
+    named_seconds: float
+    used: bool
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a caller was told of it and has not used it yet."""
+        return not self.used and self.named_seconds < HANDOVER_SECONDS
+
+    @property
+    def idle(self) -> bool:
+        """Whether it could be stopped without anyone noticing."""
+        return not self.busy and not self.awaited
+
+
+def eviction_victim(activities: Iterable[Activity]) -> str | None:
+    """The idle runner that was used least recently; None if none is idle."""
+    idle = [activity for activity in activities if activity.idle]
+    if not idle:
+        return None
+    return max(idle, key=lambda activity: activity.idle_seconds).runner_id
+
+
+def seconds_to_expiry(activity: Activity, keep_alive: float) -> float | None:
+    """When to look at a runner again; zero or less: it has been idle for long enough.
+
+    Args:
+        activity: How busy it is now.
+        keep_alive: Seconds that an idle runner stays loaded; negative: for ever.
+
+    Returns:
+        Seconds, or None for never. For a busy runner, the earliest moment at which it can expire.
+    """
+    if keep_alive < 0:
+        return None
+    if activity.busy:
+        return keep_alive
+    left = keep_alive - activity.idle_seconds
+    return max(left, HANDOVER_SECONDS - activity.named_seconds) if activity.awaited else left
+
+
+def context_size(configured: int | None, packaged: int | None, metadata: Mapping[str, str]) -> int:
+    """Tokens of context for each slot.
+
+    What somebody chose holds; only what a model was merely trained for is limited.
+
+    Args:
+        configured: What the operator set; taken as it is.
+        packaged: What the model was packaged with. Packages that nobody chose a size for say what
+            the model was trained for; anything else was chosen, more than the model was trained
+            for included, which rope scaling allows.
+        metadata: The GGUF header, which has the size that the model was trained for.
+    """
+    if configured is not None:
+        return configured
+    trained = _trained_context(metadata)
+    if packaged and packaged > 0 and packaged != trained:
+        return packaged
+    return min(trained or DEFAULT_CONTEXT_LIMIT, DEFAULT_CONTEXT_LIMIT)
+
+
+def has_own_pooling(metadata: Mapping[str, str]) -> bool:
+    """Whether the GGUF header says how embeddings are pooled."""
+    return _architecture_key(metadata, "pooling_type") in metadata
+
+
+def _trained_context(metadata: Mapping[str, str]) -> int | None:
+    text = metadata.get(_architecture_key(metadata, "context_length"), "")
+    known = text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+    return int(text) if known else None
+
+
+def _architecture_key(metadata: Mapping[str, str], name: str) -> str:
+    return f"{metadata.get('general.architecture', '')}.{name}"
