@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import final
 
+__all__ = ["Config", "DataPlane", "ModelTotals", "Route", "RunnerSnapshot", "Snapshot"]
+
 @final
 class Config:
     """What the data plane is started with. Frozen.
@@ -16,6 +18,8 @@ class Config:
         backends: Names accepted in `/engines/{backend}/…`.
         body_limit: Largest inference request, in bytes.
         queue_limit: Requests that may wait for a slot of one runner.
+        origins: Origins besides those of this machine whose pages may ask: `https://app.example.com`,
+            `http://host:*` for every port, or `*` for all.
     """
 
     def __new__(
@@ -29,6 +33,7 @@ class Config:
         backends: Sequence[str],
         body_limit: int,
         queue_limit: int,
+        origins: Sequence[str],
     ) -> Config: ...
 
 @final
@@ -91,8 +96,13 @@ class ModelTotals:
     completion_tokens: int
     stream_events: int
     queue_seconds: float
+    """From whole requests to their leases: waiting for a runner to load, and for a slot."""
     duration_seconds: float
+    """From requests' arrivals to the last bytes of their answers, summed."""
     first_byte_seconds: float
+    """From requests' arrivals to the first bytes of their answers' bodies, summed."""
+    first_bytes: int
+    """Requests that had such a first byte."""
 
 @final
 class Snapshot:
@@ -116,7 +126,7 @@ class DataPlane:
         """Bind the listeners and start the threads.
 
         Raises:
-            OSError: An address cannot be bound; `errno` and the address are in it.
+            OSError: An address cannot be bound; `errno` says why.
             ValueError: The configuration makes no sense.
         """
 
@@ -130,7 +140,8 @@ class DataPlane:
     def retire(self, runner_id: str) -> int:
         """Take a runner off the route table, and say how many leases it still holds.
 
-        Requests that wait for one of its slots ask for a lease anew. Call again until it says 0. Unknown runners hold 0.
+        Requests that wait for one of its slots ask for a lease anew. Call again until it says 0.
+        Unknown runners hold 0.
         """
 
     def snapshot(self) -> Snapshot:

@@ -1,0 +1,33 @@
+"""The control plane's HTTP application, a router for each family of paths."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from model_runner import __version__
+from model_runner.api import control, engines, errors, models, openai, system
+from model_runner.api.paths import PathRules
+from model_runner.api.services import Services
+
+__all__ = ["Services", "create_app"]
+
+
+def create_app(services: Services) -> FastAPI:
+    """Build the application that serves every path which is not inference.
+
+    Args:
+        services: What the routers work on.
+    """
+    application = FastAPI(
+        title="model-runner",
+        version=__version__,
+        docs_url=None,  # the page would fetch its scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    application.state.services = services
+    application.add_middleware(PathRules)
+    errors.install(application)
+    for router in (control, system, engines, openai, models):
+        application.include_router(router.router)
+    return application

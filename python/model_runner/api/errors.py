@@ -1,0 +1,113 @@
+"""Errors as responses: text for people, JSON for programs, OpenAI's shape under `/v1/models`.
+
+Under `/_control` it is the data plane's own shape, whatever went wrong: it can read no other.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from model_runner.api.responses import JSON, Text, wants_json
+from model_runner.errors import ModelRunnerError, NoCapacity, NotFound, ShuttingDown
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.requests import Request
+
+_OPENAI_PATHS = re.compile(r"^(/engines(/[^/]+)?)?/v1/models(/|$)")
+
+_CONTROL_PATHS = re.compile(r"^/_control(/|$)")
+
+# What may be over when the client comes again; a missing engine stays missing.
+_PASSING = (NoCapacity, ShuttingDown)
+_RETRY_SECONDS = 1
+
+# Inside these families whatever is not routed, by path or by method, is `not found`.
+_FAMILIES = re.compile(r"^/(models|engines|v1)(/|$)")
+
+
+class Worded(Exception):
+    """An error in the words of one endpoint.
+
+    Args:
+        error: What happened.
+        text: The plain text, whose first words clients of Docker Model Runner know.
+    """
+
+    def __init__(self, error: ModelRunnerError, text: str) -> None:
+        super().__init__(text)
+        self.error = error
+        self.text = text
+
+
+def respond(request: Request, error: ModelRunnerError, text: str | None = None) -> Response:
+    """The response that reports `error`; `text` are the plain words, if not the error's own."""
+    if _CONTROL_PATHS.match(request.scope["path"]):
+        return JSON(_refusal(error), error.status)
+    if _OPENAI_PATHS.match(request.scope["path"]):
+        shown = {"message": str(error), "type": error.kind, "param": None, "code": error.code}
+        return JSON({"error": shown}, error.status)
+    if wants_json(request):
+        body = {
+            "message": error.message,
+            "type": error.kind,
+            "code": error.code,
+            "hint": error.hint,
+        }
+        return JSON({"error": body}, error.status)
+    return Text(str(error) if text is None else text, error.status)
+
+
+def _refusal(error: ModelRunnerError) -> dict[str, str | int | None]:
+    """The error as the data plane words it for its client, in the client's dialect."""
+    return {
+        "code": error.code,
+        "kind": error.kind,
+        "message": error.message,
+        "hint": error.hint,
+        "retry_after": _RETRY_SECONDS if isinstance(error, _PASSING) else None,
+    }
+
+
+def nothing_here(request: Request) -> Response:
+    """What a path or a method that nobody serves is answered."""
+    inside = _FAMILIES.match(request.scope["path"]) is not None
+    return respond(request, NotFound("not found" if inside else "404 page not found"))
+
+
+# Starlette types handlers as taking any Exception; `install` says which ones come.
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    if isinstance(error, Worded):
+        return respond(request, error.error, error.text)
+    if isinstance(error, ModelRunnerError):
+        return respond(request, error)
+    raise error
+
+
+async def _unrouted(request: Request, _error: Exception) -> Response:
+    return nothing_here(request)
+
+
+async def _departed(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=204)  # nobody reads it
+
+
+async def _unexpected(request: Request, _error: Exception) -> Response:
+    # The traceback goes to the log on its own way; this only keeps the answer readable.
+    return respond(request, ModelRunnerError("internal error", hint="the server's log says more"))
+
+
+def install(application: FastAPI) -> None:
+    """Make `application` answer every error in the shapes above."""
+    application.add_exception_handler(ModelRunnerError, _refused)
+    application.add_exception_handler(Worded, _refused)
+    application.add_exception_handler(ClientDisconnect, _departed)  # while its body was read
+    application.add_exception_handler(404, _unrouted)
+    application.add_exception_handler(405, _unrouted)
+    application.add_exception_handler(Exception, _unexpected)

@@ -1,0 +1,136 @@
+"""`/models`: list, pull, inspect and delete models of the store."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from model_runner.api.bodies import flag, parse_body, read_body
+from model_runner.api.errors import Worded
+from model_runner.api.pull import PullResponse
+from model_runner.api.responses import JSON
+from model_runner.api.services import Services, services_of
+from model_runner.api.views import DeletedView
+from model_runner.errors import (
+    InvalidRequest,
+    ModelInUse,
+    ModelNotFound,
+    ModelRunnerError,
+    NotFound,
+)
+from model_runner.store import ModelDescription
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from model_runner.registry import Progress
+
+router = APIRouter(tags=["models"])
+
+Used = Annotated[Services, Depends(services_of)]
+
+
+class PullRequest(BaseModel):
+    """What to pull, and with which credentials."""
+
+    source: str = Field("", alias="from", description="The model's reference.")
+    token: str | None = Field(
+        None, alias="bearer-token", description="Token for the registry.", repr=False
+    )
+
+
+_PULL_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": PullRequest.model_json_schema()}},
+    }
+}
+
+
+@router.get("/models", response_model=list[ModelDescription])
+async def list_models(services: Used) -> Response:
+    """All models of the store, in the order in which they came."""
+    models = await asyncio.to_thread(services.store.list)
+    return JSON([model.describe() for model in models])
+
+
+@router.post("/models/create", openapi_extra=_PULL_BODY)
+async def pull_model(request: Request, services: Used) -> Response:
+    """Pull a model from its registry, and stream the progress, a JSON object a line."""
+    body = await read_body(request)
+    wanted = parse_body(PullRequest, body, complaint="invalid request body")
+
+    async def pull(report: Callable[[Progress], None]) -> None:
+        await services.registry.pull(wanted.source, token=wanted.token, report=report)
+        await services.scheduler.refresh()
+
+    return PullResponse(request, pull)
+
+
+@router.get("/models/{name:path}", response_model=ModelDescription)
+async def inspect_model(
+    name: str, services: Used, remote: Annotated[str | None, Query()] = None
+) -> Response:
+    """One model, by any of its names or IDs, or by the last part of a name."""
+    if flag(remote):
+        raise InvalidRequest(
+            "a model can only be inspected in the local store", hint="pull it first"
+        )
+    if not name:
+        raise Worded(ModelNotFound(name), "model not found")
+    try:
+        model = await asyncio.to_thread(services.store.find, name)
+    except ModelNotFound as error:
+        raise Worded(error, "model not found") from error
+    return JSON(model.describe())
+
+
+@router.delete("/models/{name:path}", response_model=list[DeletedView])
+async def delete_model(
+    name: str, services: Used, force: Annotated[str | None, Query()] = None
+) -> Response:
+    """Take a name off a model; with its last name, or by its ID, delete the model."""
+    forced = flag(force)
+    try:
+        await _refuse_in_use(services, name, forced=forced)
+        effects = await asyncio.to_thread(services.store.delete, name, force=forced)
+    except ModelNotFound as error:
+        # The usual hint would be to pull what was to be deleted.
+        unknown = ModelNotFound(name, hint="see `model-runner list`")
+        raise Worded(unknown, "error while deleting model: model not found") from error
+    except ModelRunnerError as error:
+        raise Worded(error, f"error while deleting model: {error}") from error
+    # The store comes first, so that who is turned away by the runner does not load the model anew;
+    # an engine keeps the files that it has open.
+    for effect in effects:
+        if "Deleted" in effect:
+            await services.scheduler.unload(effect["Deleted"], force=forced)
+    await services.scheduler.refresh()
+    return JSON(effects)
+
+
+@router.post("/models/{name:path}", include_in_schema=False)
+async def unknown_action(name: str) -> Response:
+    """Whatever else is posted below `/models`."""
+    action = name.rstrip("/").rpartition("/")[2]
+    raise NotFound(f'unknown action "{action}"')
+
+
+async def _refuse_in_use(services: Services, name: str, *, forced: bool) -> None:
+    """Refuse the deletion of a model that is answering requests, unless that is to be ended.
+
+    Raises:
+        ModelInUse: It is.
+        ModelNotFound: There is none.
+    """
+    if not name:
+        raise ModelNotFound(name)
+    model = await asyncio.to_thread(services.store.get, name)
+    if forced or len(model.tags) > 1:
+        return  # of several names it loses one, or the store refuses
+    leases = services.scheduler.leases(model.id)
+    if leases:
+        raise ModelInUse(name, leases)

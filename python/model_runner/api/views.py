@@ -1,0 +1,83 @@
+"""The shapes of answers. A field that is None is left out of the body."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, Field
+
+if TYPE_CHECKING:
+    from model_runner.store import Model
+
+
+class OpenAIDetails(BaseModel):
+    """What OpenAI's own shape has no field for."""
+
+    context_window: int | None = None
+    architecture: str | None = None
+    parameters: str | None = None
+    quantization: str | None = None
+    size: str | None = None
+
+
+class OpenAIModelView(BaseModel):
+    """A model as OpenAI's API lists it."""
+
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str = "docker"
+    dmr: OpenAIDetails | None = None
+
+
+class OpenAIModelList(BaseModel):
+    """All models as OpenAI's API lists them."""
+
+    object: str = "list"
+    data: list[OpenAIModelView]
+
+
+class RunnerView(BaseModel):
+    """A loaded or loading runner, as `/engines/ps` lists it."""
+
+    backend_name: str
+    model_name: str
+    mode: str
+    last_used: str = Field(description="RFC 3339; the year 1 while in use or loading.")
+    in_use: bool | None = None
+    loading: bool | None = None
+    keep_alive: str | None = Field(None, description="`5m0s`; `-1` for ever.")
+
+
+class UnloadView(BaseModel):
+    """How many runners were unloaded."""
+
+    unloaded_runners: int
+
+
+class VersionView(BaseModel):
+    """The version of this server."""
+
+    version: str
+
+
+class DeletedView(BaseModel):
+    """One effect of a deletion."""
+
+    Untagged: str | None = None
+    Deleted: str | None = None
+
+
+def openai_view(model: Model) -> OpenAIModelView:
+    """A model of the store as `/v1/models` shows it."""
+    config = model.config
+    details = OpenAIDetails(
+        context_window=config.context_size or None,
+        architecture=config.architecture or None,
+        parameters=config.parameters or None,
+        quantization=config.quantization or None,
+        size=config.size or None,
+    )
+    return OpenAIModelView(
+        id=model.tags[0] if model.tags else model.id, created=model.created, dmr=details
+    )

@@ -1,0 +1,390 @@
+"""The composition root of `serve`: builds the parts, starts them in order, stops them again.
+
+Start: private directory, store, engine, control socket, data plane, scheduler, control server.
+Stop: data plane (drains), scheduler (stops engines), control server, private directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import logging
+import os
+import shutil
+import signal
+import stat
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from model_runner import __version__, engines, names
+from model_runner.api import Services, create_app
+from model_runner.api.server import ControlServer
+from model_runner.config import DEFAULT_HOST, DEFAULT_PORT
+from model_runner.errors import ModelRunnerError
+from model_runner.lifecycle import Scheduler, runtime_directory
+from model_runner.registry import Registry
+from model_runner.store import Store
+from model_runner.telemetry import Exporter, Sources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from model_runner import _core
+    from model_runner.config import Settings
+    from model_runner.engines import Engine
+    from model_runner.lifecycle import Route
+
+log = logging.getLogger(__name__)
+
+_CONTROL_THREADS = 32
+# The size of `sun_path` in Linux' sys/un.h, less the zero at its end.
+_SOCKET_PATH_BYTES = 107
+
+
+class Plane:
+    """The data plane, which takes the scheduler's routes for its own."""
+
+    def __init__(self, inner: _core.DataPlane) -> None:
+        self._inner = inner
+        self.snapshot = inner.snapshot
+        self.retire = inner.retire
+        self.stop = inner.stop
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens: `http://127.0.0.1:12434`, `unix:///run/x.sock`."""
+        return self._inner.addresses
+
+    def publish(self, routes: Sequence[Route]) -> None:
+        """Replace the whole route table."""
+        from model_runner import _core
+
+        self._inner.publish(
+            [
+                _core.Route(
+                    runner_id=route.runner_id,
+                    socket_path=route.socket_path,
+                    api_key=route.api_key,
+                    slots=route.slots,
+                    backend=route.backend,
+                    model=route.model,
+                    mode=route.mode,
+                    names=route.names,
+                )
+                for route in routes
+            ]
+        )
+
+
+if TYPE_CHECKING:
+    StartPlane = Callable[[Settings, Path, Sequence[str]], Plane]
+    OnReady = Callable[[Plane, Store, Engine], None]
+
+
+def serve(settings: Settings) -> int:
+    """Run the server until a signal ends it.
+
+    Returns:
+        The exit code of the process.
+
+    Raises:
+        ModelRunnerError: It could not be started.
+    """
+    set_up_logging(settings.log_level)
+    raise_file_limit()
+    return asyncio.run(run(settings))
+
+
+async def run(
+    settings: Settings,
+    *,
+    start_plane: StartPlane | None = None,
+    on_ready: OnReady | None = None,
+) -> int:
+    """Start everything, wait for a signal, stop everything.
+
+    Args:
+        settings: What the user asked for.
+        start_plane: Starts the data plane; by default the one written in Rust.
+        on_ready: Told when requests are served; by default a few lines on standard output.
+
+    Raises:
+        ModelRunnerError: Something could not be started; what had been is stopped.
+    """
+    # Threads of the control plane wait for disks and locks; asyncio's own are as few as the cores.
+    asyncio.get_running_loop().set_default_executor(
+        ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="control")
+    )
+    stopping = Stopping()
+    async with contextlib.AsyncExitStack() as parts, contextlib.AsyncExitStack() as front:
+        stopping.watch()
+        parts.callback(stopping.unwatch)
+        base = await lay_foundation(settings, parts)
+        plane = (start_plane or start_data_plane)(settings, base.control_socket, [base.engine.name])
+        # `front` is left before `parts`: clients are let go before what they need is stopped.
+        front.push_async_callback(stopping.drain, plane, settings.stop_grace)
+        scheduler = Scheduler(
+            store=base.store,
+            engine=base.engine,
+            plane=plane,
+            settings=settings,
+            runtime_dir=base.runtime_dir,
+        )
+        parts.push_async_callback(scheduler.stop)
+        stopping.abandon = lambda: abandon(scheduler, base.runtime_dir)
+        await scheduler.start()
+        await base.server.start(create_app(offer(settings, base, scheduler, plane)))
+        await asyncio.to_thread(on_ready or announce, plane, base.store, base.engine)
+        return await stopping.wait(base.server)
+
+
+@dataclass(frozen=True, slots=True)
+class Foundation:
+    """What exists before the data plane: nothing of it acts by itself."""
+
+    runtime_dir: Path
+    store: Store
+    engine: Engine
+    registry: Registry
+    server: ControlServer
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the data plane finds the control plane."""
+        return self.runtime_dir / runtime_directory.CONTROL_SOCKET
+
+
+async def lay_foundation(settings: Settings, parts: contextlib.AsyncExitStack) -> Foundation:
+    """Open the store, find the engine, and make the private directory with the control socket.
+
+    Args:
+        settings: What the user asked for.
+        parts: Takes what must be closed in the end.
+    """
+    runtime_dir = await asyncio.to_thread(runtime_directory.make)
+    parts.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
+    store = await asyncio.to_thread(
+        Store.open, settings.models_path, default_registry=settings.default_registry
+    )
+    engine = await asyncio.to_thread(engines.discover, settings)
+    registry = Registry(store, settings)
+    parts.push_async_callback(registry.close)
+    # From here on whoever connects waits until the server is started, instead of being refused.
+    server = ControlServer(runtime_dir / runtime_directory.CONTROL_SOCKET)
+    parts.push_async_callback(server.stop)
+    return Foundation(runtime_dir, store, engine, registry, server)
+
+
+def offer(settings: Settings, base: Foundation, scheduler: Scheduler, plane: Plane) -> Services:
+    """What the HTTP API works on."""
+    sources = Sources(snapshot=plane.snapshot, runners=scheduler.runners, totals=scheduler.totals)
+    return Services(
+        settings=settings,
+        store=base.store,
+        registry=base.registry,
+        scheduler=scheduler,
+        engine=base.engine,
+        exporter=None if settings.disable_metrics else Exporter(sources),
+    )
+
+
+class Stopping:
+    """From the first signal, which drains, to the second, which ends the process on the spot."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self._watched = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` leaves it
+            self._watched.append(signal.SIGHUP)
+        self.abandon: Callable[[], None] = lambda: None
+        """What must be done before the process ends on the spot."""
+
+    def watch(self) -> None:
+        """Handle SIGINT, SIGTERM and the SIGHUP of a closed terminal from now on."""
+        loop = asyncio.get_running_loop()
+        for number in self._watched:
+            loop.add_signal_handler(number, self._signalled, number)
+
+    def unwatch(self) -> None:
+        """Handle no more signals."""
+        loop = asyncio.get_running_loop()
+        for number in self._watched:
+            loop.remove_signal_handler(number)
+
+    def _signalled(self, number: signal.Signals) -> None:
+        if self._asked.is_set():
+            log.warning("stopping at once")
+            self.abandon()
+            os._exit(128 + number)
+        log.info("stopping: requests in flight may end; a second signal ends them at once")
+        self._asked.set()
+
+    async def wait(self, server: ControlServer) -> int:
+        """Wait for a signal; the exit code, which is 1 if the control server ended before any."""
+        asked = asyncio.create_task(self._asked.wait())
+        closed = asyncio.create_task(server.wait_closed())
+        await asyncio.wait({asked, closed}, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        closed.cancel()
+        if self._asked.is_set():
+            return 0
+        log.error("the control plane's server ended unexpectedly")
+        return 1
+
+    async def drain(self, plane: Plane, grace: float) -> None:
+        """Stop the data plane; requests get the grace only if the stop was asked for."""
+        finished = await asyncio.to_thread(plane.stop, grace if self._asked.is_set() else 0.0)
+        if not finished:
+            log.warning("requests were cut off after %g seconds", grace)
+
+
+def abandon(scheduler: Scheduler, runtime_dir: Path) -> None:
+    """Kill the engines and remove the private directory, without waiting for anything."""
+    for runner in scheduler.runners():
+        if runner.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(runner.pid, signal.SIGKILL)
+    shutil.rmtree(runtime_dir, ignore_errors=True)
+
+
+def start_data_plane(settings: Settings, control_socket: Path, backends: Sequence[str]) -> Plane:
+    """Start the data plane.
+
+    Raises:
+        ModelRunnerError: It cannot listen where it was told to.
+    """
+    from model_runner import _core
+
+    config = _core.Config(
+        control_socket=str(control_socket),
+        host=settings.host,
+        port=settings.tcp_port,
+        socket=str(settings.socket) if settings.socket else None,
+        threads=settings.data_plane_threads or min(os.cpu_count() or 1, 8),
+        backends=backends,
+        body_limit=settings.body_limit,
+        queue_limit=settings.queue_limit,
+        origins=settings.origin_list,
+    )
+    try:
+        return Plane(_core.DataPlane.start(config))
+    except (OSError, ValueError) as error:
+        raise cannot_listen(settings, error) from error
+
+
+def cannot_listen(settings: Settings, error: Exception) -> ModelRunnerError:
+    """Why there is no listener, and what to do about it."""
+    wanted = [str(settings.socket)] if settings.socket else []
+    if settings.tcp_port is not None:
+        wanted.insert(0, f"{settings.host}:{settings.tcp_port}")
+    where = " and ".join(wanted)
+    number = error.errno if isinstance(error, OSError) else None
+    if settings.socket and (reason := _no_place_for_a_socket(settings.socket)):
+        return ModelRunnerError(
+            f"cannot listen on {where}: {reason}", hint="choose another path with `--socket`"
+        )
+    if number == errno.EADDRINUSE:
+        return ModelRunnerError(
+            f"cannot listen on {where}: the address is in use",
+            hint="stop the program that uses it, or choose another port with `--port`",
+        )
+    if number == errno.EADDRNOTAVAIL:
+        return ModelRunnerError(
+            f"cannot listen on {where}: this machine has no such address",
+            hint="choose another address with `--host`",
+        )
+    if number in {errno.EACCES, errno.EPERM}:
+        return ModelRunnerError(
+            f"cannot listen on {where}: not permitted",
+            hint="ports below 1024 are the administrator's; choose another with `--port`",
+        )
+    return ModelRunnerError(f"cannot listen on {where}: {error}")
+
+
+def _no_place_for_a_socket(path: Path) -> str:
+    """Why no Unix socket can be at a path; empty if one could."""
+    if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
+        return f"the path is longer than {_SOCKET_PATH_BYTES} bytes"
+    try:
+        is_socket = stat.S_ISSOCK(path.lstat().st_mode)
+    except OSError:
+        return ""
+    return "" if is_socket else "there is a file that is no socket"
+
+
+def announce(plane: Plane, store: Store, engine: Engine) -> None:
+    """Say on standard output where the server is, what it has, and what to try first."""
+    addresses = plane.addresses
+    models = store.list()
+    lines = [f"model-runner {__version__} is listening on {address}" for address in addresses]
+    count = "1 model" if len(models) == 1 else f"{len(models)} models"
+    lines.append(f"  models     {store.root} ({count})")
+    status = engine.status()
+    found = status.details if status.state == "Running" else f"{engine.name}: {status}"
+    lines.append(f"  engine     {found}")
+    tag = next((model.tags[0] for model in models if model.tags), "ai/smollm2")
+    lines += _suggestions(addresses[0], names.display(tag, default_registry=store.default_registry))
+    print("\n".join(lines), flush=True)  # the one thing that goes to standard output
+    for address in addresses:
+        if is_exposed(address):
+            log.warning(
+                "anyone who can reach %s can use this server and delete its models: it asks for no "
+                "key (`--host 127.0.0.1` keeps it to this machine)",
+                address,
+            )
+
+
+def _suggestions(address: str, model: str) -> list[str]:
+    """What to try, as it can be typed in another terminal."""
+    program = "model-runner" if shutil.which("model-runner") else sys.argv[0]
+    usual = f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
+    where = "" if address == usual else f"MODEL_RUNNER_HOST={address} "
+    socket = f"--unix-socket {address.removeprefix('unix://')} http://localhost"
+    url = socket if address.startswith("unix:") else address
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    return [
+        f"  try        {where}{program} run {model} 'Hello!'",
+        f"             curl {url}/v1/chat/completions -d '{body}'",
+        "  stop       Ctrl-C",
+    ]
+
+
+def is_exposed(address: str) -> bool:
+    """Whether other machines can reach `http://host:port`."""
+    if not address.startswith("http"):
+        return False
+    host = address.partition("://")[2].rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return True
+
+
+def set_up_logging(level: str) -> None:
+    """Plain lines on standard error; other people's libraries only speak up from WARNING on."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+    logging.getLogger("model_runner").setLevel(level.upper())
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as the system lets us: each client and each engine needs some."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # macOS names a limit that it then refuses
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
