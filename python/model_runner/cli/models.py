@@ -1,0 +1,142 @@
+"""The commands on models in the store: pull, list, rm."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import aclosing
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from model_runner import names
+from model_runner.cli.calls import complete, fetch_list
+from model_runner.cli.display import display
+from model_runner.cli.group import report
+from model_runner.cli.output import duration, model_name, print_json, print_table, short_id
+from model_runner.cli.settings import default_registry
+from model_runner.errors import ModelRunnerError, ServerUnreachable
+
+if TYPE_CHECKING:
+    from model_runner.client import Client, ModelEntry
+
+_UNTAGGED = "<none>"
+_HEADERS = (
+    "MODEL NAME",
+    "PARAMETERS",
+    "QUANTIZATION",
+    "ARCHITECTURE",
+    "MODEL ID",
+    "CREATED",
+    "CONTEXT",
+    "SIZE",
+)
+
+
+async def pull_model(model: str, stream: IO[str], *, quiet: bool = False) -> str:
+    """Pull a model and show the progress on a stream; what the server says at the end."""
+    from model_runner.client import Client
+
+    last = ""
+    async with Client() as client:
+        with display(stream, quiet=quiet) as shown:
+            pull = client.pull(model)
+            async with aclosing(pull) as events:
+                async for event in events:
+                    if event.type == "success":
+                        last = event.message
+                    else:
+                        shown.update(event)
+    return last
+
+
+@click.command()
+@click.argument("model")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the full name of the model.")
+def pull(model: str, quiet: bool) -> None:
+    """Download a model.
+
+    MODEL is like ai/smollm2 or registry.example.com/org/model:tag.
+    """
+    if not quiet:
+        click.echo(f"Pulling {model}")
+    message = complete(pull_model(model, sys.stdout, quiet=quiet))
+    click.echo(names.normalize(model, default_registry=default_registry()) if quiet else message)
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print what the server knows, as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the short ID of each model.")
+def list_models(as_json: bool, quiet: bool) -> None:
+    """List the models that are on this machine (also: ls)."""
+    from model_runner.client import ModelEntry
+
+    document = complete(fetch_list("/models"))
+    if as_json:
+        print_json(document)
+        return
+    models = [ModelEntry.from_json(model) for model in document]
+    if quiet:
+        for model in models:
+            click.echo(short_id(model.id))
+        return
+    registry = default_registry()
+    rows = [row for model in models for row in _rows(model, registry)]
+    # Untagged models come last.
+    print_table(_HEADERS, sorted(rows, key=lambda row: (row[0] == _UNTAGGED, row)))
+
+
+def _rows(model: ModelEntry, registry: str) -> list[tuple[str, ...]]:
+    """One row for each tag."""
+    created = f"{duration(max(0.0, time.time() - model.created))} ago" if model.created else ""
+    columns = (
+        model.parameters,
+        model.quantization,
+        model.architecture,
+        short_id(model.id),
+        created,
+        str(model.context_size or ""),
+        model.size,
+    )
+    shown = [model_name(tag, default_registry=registry) for tag in model.tags]
+    return [(name, *columns) for name in shown or [_UNTAGGED]]
+
+
+@click.command("rm")
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.option(
+    "-f",
+    "--force",
+    is_flag=True,
+    help="Also remove one that is answering requests, which ends them, and by its ID one with "
+    "several tags.",
+)
+@click.pass_context
+def remove(ctx: click.Context, models: tuple[str, ...], force: bool) -> None:
+    """Remove models.
+
+    A model that has several tags only loses the one that is named.
+    """
+    ctx.exit(complete(_remove(models, force=force)))
+
+
+async def _remove(models: tuple[str, ...], *, force: bool) -> int:
+    """Remove each of them; the exit code of the first failure, or 0."""
+    from model_runner.client import Client
+
+    async with Client() as client:
+        exit_codes = [await _remove_one(client, model, force=force) for model in models]
+    return next((code for code in exit_codes if code), 0)
+
+
+async def _remove_one(client: Client, model: str, *, force: bool) -> int:
+    try:
+        removals = await client.remove(model, force=force)
+    except ServerUnreachable:
+        raise  # the others would fare no better
+    except ModelRunnerError as error:
+        report(error)
+        return error.exit_code
+    for removal in removals:
+        click.echo(f"{removal.action}: {removal.subject}")
+    return 0

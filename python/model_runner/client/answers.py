@@ -1,0 +1,194 @@
+"""What the server answers, as values; only here the keys of its JSON are known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+# Of a number in a text that means something; beyond 4300 Python refuses to make a number of them.
+_MAX_DIGITS = 12
+
+
+def parse(body: str) -> object:
+    """JSON, or None for anything else."""
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
+
+
+def mapping(value: object) -> Mapping[str, object]:
+    """A JSON object, or an empty one in place of anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def listing(value: object) -> list[object]:
+    """A JSON array, or an empty one in place of anything else."""
+    return value if isinstance(value, list) else []
+
+
+def text(value: object) -> str:
+    """A JSON string, or an empty one in place of anything else."""
+    return value if isinstance(value, str) else ""
+
+
+def integer(value: object) -> int:
+    """A JSON number without its fraction, or 0 in place of anything else."""
+    return int(value) if isinstance(value, int | float) else 0
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model in the server's store. `created` is in Unix seconds, 0 if unknown."""
+
+    id: str
+    tags: tuple[str, ...]
+    created: int
+    parameters: str
+    quantization: str
+    architecture: str
+    size: str
+    context_size: int | None
+
+    @classmethod
+    def from_json(cls, value: object) -> ModelEntry:
+        """Read one element of `GET /models`."""
+        model = mapping(value)
+        config = mapping(model.get("config"))
+        gguf = mapping(config.get("gguf"))
+        # Packaged without a context size, a model still says what it was trained for.
+        trained = text(gguf.get(f"{text(gguf.get('general.architecture'))}.context_length"))
+        context = integer(config.get("context_size")) or (
+            int(trained) if trained.isdecimal() and len(trained) <= _MAX_DIGITS else 0
+        )
+        return cls(
+            id=text(model.get("id")),
+            tags=tuple(text(tag) for tag in listing(model.get("tags"))),
+            created=integer(model.get("created")),
+            parameters=text(config.get("parameters")),
+            quantization=text(config.get("quantization")),
+            architecture=text(config.get("architecture")),
+            size=text(config.get("size")),
+            context_size=context or None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerEntry:
+    """A live runner. `last_used` is RFC 3339; `keep_alive` a Go duration like `5m0s`, or empty."""
+
+    model: str
+    backend: str
+    mode: str
+    last_used: str
+    in_use: bool
+    loading: bool
+    keep_alive: str
+
+    @classmethod
+    def from_json(cls, value: object) -> RunnerEntry:
+        """Read one element of `GET /engines/ps`."""
+        runner = mapping(value)
+        return cls(
+            model=text(runner.get("model_name")),
+            backend=text(runner.get("backend_name")),
+            mode=text(runner.get("mode")),
+            last_used=text(runner.get("last_used")),
+            in_use=runner.get("in_use") is True,
+            loading=runner.get("loading") is True,
+            keep_alive=text(runner.get("keep_alive")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """One thing that a removal did: `Untagged` with a tag, or `Deleted` with an ID."""
+
+    action: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class PullEvent:
+    """One line of a pull's progress. Sizes are in bytes, `total` is that of all layers together."""
+
+    type: str
+    message: str
+    total: int = 0
+    layer: str = ""
+    size: int = 0
+    current: int = 0
+
+    @classmethod
+    def from_json(cls, value: object) -> PullEvent:
+        """Read one line of the stream of `POST /models/create`."""
+        event = mapping(value)
+        layer = mapping(event.get("layer"))
+        return cls(
+            type=text(event.get("type")),
+            message=text(event.get("message")),
+            total=integer(event.get("total")),
+            layer=text(layer.get("id")),
+            size=integer(layer.get("size")),
+            current=integer(layer.get("current")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What an answer cost, as the engine counted it. Speeds: tokens a second, 0 if unknown."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    prompt_speed: float
+    completion_speed: float
+
+    @classmethod
+    def from_json(cls, chunk: Mapping[str, object]) -> Statistics | None:
+        """Read the `usage` and `timings` of a chunk; None if it has neither."""
+        usage, timings = mapping(chunk.get("usage")), mapping(chunk.get("timings"))
+        if not usage and not timings:
+            return None
+        # llama-server's prompt_n is what it computed, without the cache_n tokens that it had.
+        cached = integer(timings.get("cache_n"))
+        details = mapping(usage.get("prompt_tokens_details"))
+        prompt = integer(usage.get("prompt_tokens")) or integer(timings.get("prompt_n")) + cached
+        return cls(
+            prompt_tokens=prompt,
+            cached_tokens=integer(details.get("cached_tokens")) or cached,
+            completion_tokens=integer(usage.get("completion_tokens"))
+            or integer(timings.get("predicted_n")),
+            prompt_speed=_number(timings.get("prompt_per_second")),
+            completion_speed=_number(timings.get("predicted_per_second")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ChatChunk:
+    """A piece of a streamed answer."""
+
+    content: str = ""
+    reasoning: str = ""
+    statistics: Statistics | None = None
+
+    @classmethod
+    def from_json(cls, value: object) -> ChatChunk:
+        """Read one `chat.completion.chunk`."""
+        chunk = mapping(value)
+        choices = listing(chunk.get("choices"))
+        delta = mapping(mapping(choices[0]).get("delta")) if choices else {}
+        return cls(
+            content=text(delta.get("content")),
+            reasoning=text(delta.get("reasoning_content")),
+            statistics=Statistics.from_json(chunk),
+        )

@@ -1,0 +1,214 @@
+"""The calls and streams themselves, over TCP or a Unix socket."""
+
+from __future__ import annotations
+
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import quote
+
+import aiohttp
+import yarl
+
+from model_runner import __version__
+from model_runner.client.address import Address
+from model_runner.client.answers import (
+    ChatChunk,
+    ModelEntry,
+    PullEvent,
+    Removal,
+    RunnerEntry,
+    integer,
+    listing,
+    mapping,
+    parse,
+    text,
+)
+from model_runner.client.failures import (
+    check,
+    ended_early,
+    event_refusal,
+    not_ours,
+    reaching,
+    reading,
+)
+from model_runner.client.streams import events, lines
+from model_runner.errors import InvalidReference
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+
+_CHAT_PATH = "/engines/v1/chat/completions"
+_ANSWER_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
+# A pull, a load or a long answer may be silent for minutes.
+_STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
+
+Message: TypeAlias = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    path: str
+    body: object = None
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
+    timeout: aiohttp.ClientTimeout = _STREAM_TIMEOUT
+
+
+class Client:
+    """A connection to one server, used as an asynchronous context manager.
+
+    Args:
+        address: Where the server listens. None: what MODEL_RUNNER_HOST says.
+    """
+
+    def __init__(self, address: Address | None = None) -> None:
+        self.address = address or Address.from_environment()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Client:
+        socket = self.address.socket
+        connector = aiohttp.UnixConnector(socket) if socket else aiohttp.TCPConnector()
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            # Exactly this Accept makes the server send progress and refusals as JSON.
+            headers={"User-Agent": f"model-runner/{__version__}", "Accept": "application/json"},
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session:
+            await self._session.close()
+
+    async def fetch(self, path: str) -> object:
+        """GET a JSON document, as it is."""
+        return await self._call(_Request("GET", path, timeout=_ANSWER_TIMEOUT))
+
+    async def models(self) -> list[ModelEntry]:
+        """Every model of the store."""
+        return [ModelEntry.from_json(model) for model in listing(await self.fetch("/models"))]
+
+    async def runners(self) -> list[RunnerEntry]:
+        """Every loaded or loading runner."""
+        return [
+            RunnerEntry.from_json(runner) for runner in listing(await self.fetch("/engines/ps"))
+        ]
+
+    async def backends(self) -> dict[str, str]:
+        """The status of each engine, such as `Running: llama.cpp b1234`."""
+        status = mapping(await self.fetch("/engines/status"))
+        return {name: text(state) for name, state in status.items()}
+
+    async def version(self) -> str:
+        """The server's version."""
+        return text(mapping(await self.fetch("/version")).get("version"))
+
+    async def remove(self, model: str, *, force: bool = False) -> list[Removal]:
+        """Remove a tag, or a model with its last tag; by force a model with all its tags.
+
+        Raises:
+            InvalidReference: The name cannot stand in a path.
+            ServerRefused: There is no such model, or it has several tags.
+        """
+        if any(part in {"", ".", ".."} for part in model.split("/")):
+            raise InvalidReference(model, "an empty part, `.` or `..` is not allowed")
+        query = "?force=true" if force else ""
+        path = f"/models/{quote(model, safe='/:@')}{query}"
+        steps = [mapping(step) for step in listing(await self._call(_Request("DELETE", path)))]
+        return [
+            Removal(action, text(subject)) for step in steps for action, subject in step.items()
+        ]
+
+    async def unload(self, models: Sequence[str] = (), *, everything: bool = False) -> int:
+        """Unload these models, or all of them; the number of runners that went."""
+        body = {"all": everything, "models": list(models)}
+        answer = mapping(await self._call(_Request("POST", "/engines/unload", body)))
+        return integer(answer.get("unloaded_runners"))
+
+    async def preload(self, model: str) -> None:
+        """Load a model and wait until it is ready."""
+        body = {"model": model, "messages": []}
+        request = _Request("POST", _CHAT_PATH, body, headers={"X-Preload-Only": "true"})
+        async with self._open(request) as response:
+            await response.read()
+
+    async def pull(self, model: str) -> AsyncGenerator[PullEvent, None]:
+        """Pull a model; the last event is the success.
+
+        Raises:
+            ServerRefused: The pull failed, before or after it had begun.
+            ServerError: The stream ended before the pull did.
+        """
+        request = _Request("POST", "/models/create", {"from": model})
+        async with self._open(request) as response:
+            async with aclosing(lines(response)) as received:
+                async for line in received:
+                    event = PullEvent.from_json(parse(line))
+                    if event.type == "error":
+                        raise event_refusal(event.message.removeprefix("Error: "))
+                    if event.type:
+                        yield event
+                    if event.type == "success":
+                        return
+            raise ended_early()
+
+    async def chat(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        *,
+        usage: bool = False,
+        max_tokens: int | None = None,
+    ) -> AsyncGenerator[ChatChunk, None]:
+        """Stream the answer to a conversation, at most `max_tokens` of it.
+
+        Raises:
+            ServerRefused: The server or its engine answered with an error, even in mid-stream.
+            ServerError: The stream ended before the answer did.
+        """
+        body: dict[str, object] = {"model": model, "messages": list(messages), "stream": True}
+        if usage:
+            body["stream_options"] = {"include_usage": True}
+        if max_tokens is not None:
+            body["max_tokens"] = max_tokens
+        request = _Request("POST", _CHAT_PATH, body, headers={"Accept": "text/event-stream"})
+        async with self._open(request) as response:
+            async with aclosing(events(response)) as received:
+                async for data in received:
+                    if data == "[DONE]":
+                        return
+                    document = mapping(parse(data))
+                    if "error" in document:
+                        raise event_refusal(document["error"])
+                    yield ChatChunk.from_json(document)
+            raise ended_early()
+
+    async def _call(self, request: _Request) -> object:
+        """A short exchange: the JSON that the server answers with."""
+        async with self._open(request) as response:
+            document = parse(await response.text("utf-8", "replace"))
+        if document is None:
+            raise not_ours(self.address)
+        return document
+
+    @asynccontextmanager
+    async def _open(self, request: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request; the answer, if it is a success, with its body still to be read."""
+        if self._session is None:
+            raise RuntimeError("Client is an asynchronous context manager: use `async with`")
+        url = yarl.URL(f"{self.address.url}{request.path}", encoded=True)
+        with reaching(self.address):
+            response = await self._session.request(
+                request.method,
+                url,
+                json=request.body,
+                headers=request.headers,
+                timeout=request.timeout,
+                allow_redirects=False,
+            )
+        try:
+            with reading():
+                await check(response)
+                yield response
+        finally:
+            response.close()
