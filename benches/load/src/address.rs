@@ -1,0 +1,126 @@
+//! Where to connect and where to listen: TCP or a Unix socket, behind one type of stream.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::Context;
+use bytes::BytesMut;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+/// A burst of a thousand connections must not be refused: a full Unix backlog answers EAGAIN.
+const BACKLOG: i32 = 4096;
+
+/// `http://host:port`, `host:port` or `unix:/path`.
+#[derive(Clone, Debug)]
+pub(crate) enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl FromStr for Address {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            // `unix:///run/x.sock` and `unix:/run/x.sock` mean the same.
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return Ok(Self::Unix(PathBuf::from(path)));
+        }
+        let text = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        let mut found = text.to_socket_addrs().with_context(|| format!("cannot read `{text}`"))?;
+        found.next().map(Self::Tcp).with_context(|| format!("`{text}` has no address"))
+    }
+}
+
+impl Address {
+    /// What a client writes into its `Host` header.
+    pub(crate) fn host(&self) -> String {
+        match self {
+            Self::Tcp(address) => address.to_string(),
+            Self::Unix(_) => "localhost".to_owned(),
+        }
+    }
+}
+
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    pub(crate) async fn connect(address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Tcp(address) => Self::without_delay(TcpStream::connect(address).await?),
+            Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+        }
+    }
+
+    fn without_delay(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        Ok(Self::Tcp(stream))
+    }
+
+    /// Appends what is there to `buffer`, and says how much it was: 0 at the end.
+    pub(crate) async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read_buf(buffer).await,
+            Self::Unix(stream) => stream.read_buf(buffer).await,
+        }
+    }
+
+    /// One `send`, if the socket has room for all of it.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.write_all(bytes).await,
+            Self::Unix(stream) => stream.write_all(bytes).await,
+        }
+    }
+}
+
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    pub(crate) fn bind(address: &Address) -> anyhow::Result<Self> {
+        let (domain, name) = match address {
+            Address::Tcp(address) => (Domain::for_address(*address), SockAddr::from(*address)),
+            Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+        };
+        let socket = Socket::new(domain, Type::STREAM, None)?;
+        if let Address::Tcp(_) = address {
+            socket.set_reuse_address(true)?;
+        }
+        socket.bind(&name).with_context(|| format!("cannot listen on {address:?}"))?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(match address {
+            Address::Tcp(_) => Self::Tcp(TcpListener::from_std(socket.into())?),
+            Address::Unix(_) => Self::Unix(UnixListener::from_std(socket.into())?),
+        })
+    }
+
+    /// The address that it got, in a form that [`Address`] reads.
+    pub(crate) fn address(&self) -> io::Result<String> {
+        Ok(match self {
+            Self::Tcp(listener) => format!("http://{}", listener.local_addr()?),
+            Self::Unix(listener) => {
+                let address = listener.local_addr()?;
+                let path = address.as_pathname().unwrap_or_else(|| std::path::Path::new(""));
+                format!("unix:{}", path.display())
+            }
+        })
+    }
+
+    pub(crate) async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => Stream::without_delay(listener.accept().await?.0),
+            Self::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
+        }
+    }
+}
