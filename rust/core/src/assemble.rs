@@ -8,10 +8,12 @@ use crate::splice;
 use crate::usage::Usage;
 
 mod choice;
+mod request;
 #[cfg(test)]
 mod tests;
 
 use choice::Choice;
+pub(crate) use request::as_stream;
 
 /// Which of OpenAI's two answers it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::account::Gauge;
 use crate::admit::{self, Admitted};
-use crate::assemble::Shape;
+use crate::assemble::{self, Shape};
 use crate::control;
 use crate::endpoint::{self, Endpoint, Mode};
 use crate::engine::{self, Call, Failed};
@@ -22,7 +22,6 @@ use crate::error::Error;
 use crate::peek::{self, PeekError};
 use crate::relay::{Account, Answer, Clock, Forward};
 use crate::routes::{Lease, LeaseError};
-use crate::splice;
 use crate::worker::{Door, Worker};
 
 const PRELOAD_ONLY: HeaderName = HeaderName::from_static("x-preload-only");
@@ -92,8 +91,10 @@ async fn infer(
     let config = &worker.shared.config;
     let body = read_body(body, config.body_limit, config.header_timeout).await?;
     let complete = Instant::now();
-    let model = model_of(&body)?;
-    let (body, assembled) = as_engine_is_asked(body, inference.upstream_path);
+    let (model, stream) = peek(&body)?;
+    // A stream passes as it is, and its body is not looked at again.
+    let (body, assembled) =
+        if stream { (body, None) } else { as_engine_is_asked(body, inference.upstream_path) };
     let preload = head.headers.get(PRELOAD_ONLY).is_some_and(|value| value == "true");
     let mut failed_runner: Option<String> = None;
     for _ in 0..LEASE_ROUNDS {
@@ -145,13 +146,14 @@ async fn read_body(mut body: Incoming, limit: usize, patience: Duration) -> Resu
     }
 }
 
-fn model_of(body: &[u8]) -> Result<String, Error> {
+/// What the body says of itself: which model it is for, and whether it asks for a stream.
+fn peek(body: &[u8]) -> Result<(String, bool), Error> {
     let peeked = peek::peek(body).map_err(|error| match error {
         PeekError::ModelNotAString => Error::ModelNotAString,
         other => Error::MalformedBody(other.to_string()),
     })?;
     match peeked.model {
-        Some(model) if !model.trim().is_empty() => Ok(model.into_owned()),
+        Some(model) if !model.trim().is_empty() => Ok((model.into_owned(), peeked.stream)),
         _ => Err(Error::MissingModel),
     }
 }
@@ -162,7 +164,7 @@ fn model_of(body: &[u8]) -> Result<String, Error> {
 /// left only while nobody gets tokens from it. So it is asked for a stream, wherever that can become the same answer.
 fn as_engine_is_asked(body: Bytes, path: &str) -> (Bytes, Option<Shape>) {
     let streamed = Shape::of(path).and_then(|shape| {
-        splice::as_stream(&body, shape).map(|edited| (edited.into(), Some(shape)))
+        assemble::as_stream(&body, shape).map(|edited| (edited.into(), Some(shape)))
     });
     streamed.unwrap_or((body, None))
 }
