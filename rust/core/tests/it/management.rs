@@ -237,6 +237,8 @@ fn a_request_has_one_framing_when_it_arrives() {
     ];
     for framing in lengths {
         let mut client = rig.client();
+        // From here on no open connection means that it was closed, and not that it is still to be accepted.
+        client.ping();
         client.send(format!(
             "POST /models/create HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n4\r\nbody\r\n0\r\n\r\n"
         ));

@@ -155,7 +155,7 @@ fn an_error_in_mid_stream_has_the_engines_status_and_words() {
         let error =
             format!(r#"{{"error":{{"code":{code},"message":"no room","type":"server_error"}}}}"#);
         upstream.send_chunk(format!("data: {error}\n\n"));
-        upstream.end_chunks();
+        upstream.end_chunks_if_read();
         let answer = client.message();
         assert_eq!(answer.head.status(), status);
         assert_eq!(answer.head.get("content-type"), Some("application/json; charset=utf-8"));

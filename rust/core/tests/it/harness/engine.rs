@@ -124,6 +124,6 @@ impl Wire {
     /// End a stream, and the connection with it, as llama-server does.
     pub(crate) fn end_stream(mut self) {
         self.send_chunk(DONE);
-        self.end_chunks();
+        self.end_chunks_if_read();
     }
 }

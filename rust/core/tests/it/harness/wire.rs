@@ -131,6 +131,12 @@ impl Wire {
         self.send("0\r\n\r\n");
     }
 
+    /// The same, if anybody is still there: who makes a whole answer of a stream leaves at `[DONE]` or at an error, as it
+    /// then has all that it wants.
+    pub(crate) fn end_chunks_if_read(&mut self) {
+        let _ = self.try_send("0\r\n\r\n");
+    }
+
     /// Send no more, but go on reading.
     pub(crate) fn finish_sending(&self) {
         self.socket.shutdown(Shutdown::Write).expect("connected");
