@@ -172,9 +172,9 @@ impl Server {
             self.shards.iter().map(of).sum()
         };
         Error::CODES
-            .into_iter()
+            .iter()
             .enumerate()
-            .map(|(index, code)| (code, count(index)))
+            .map(|(index, code)| (*code, count(index)))
             .filter(|(_, count)| *count > 0)
             .collect()
     }

@@ -50,6 +50,9 @@ pub enum Error {
     /// No such path.
     #[error("404 page not found")]
     PathNotFound,
+    /// Nothing is in flight under this ID.
+    #[error("no request in flight has the ID `{0}`")]
+    RequestNotFound(String),
     /// `Host` is a name that is not ours, so that a page of another site may have sent this (DNS rebinding).
     #[error("`{0}` is not a name of this server")]
     HostNotAllowed(String),
@@ -74,6 +77,9 @@ pub enum Error {
     /// The engine died in the middle of its answer.
     #[error("the engine stopped in the middle of its answer")]
     EngineDied,
+    /// Somebody cancelled the request by its ID.
+    #[error("the request was cancelled")]
+    Cancelled,
     /// The client left before there was an answer. Counted, never sent.
     #[error("the client left before it was answered")]
     ClientLeft,
@@ -116,47 +122,57 @@ struct Detail<'a> {
 impl Error {
     /// The codes that [`Error::code`] may give, `refused` standing for those of the control plane; bounds the labels of
     /// a metric.
-    pub const CODES: [&'static str; 17] = [
+    pub const CODES: &'static [&'static str] = &[
         "malformed_body",
         "missing_model",
         "invalid_model",
         "body_too_large",
         "body_incomplete",
+        "body_timeout",
         "backend_not_found",
         "method_not_allowed",
         "path_not_found",
+        "request_not_found",
+        "host_not_allowed",
+        "origin_not_allowed",
         "queue_full",
         "refused",
         "control_unreachable",
         "engine_unreachable",
         "engine_died",
         "client_left",
-        "host_not_allowed",
-        "origin_not_allowed",
-        "body_timeout",
+        "cancelled",
     ];
 
-    /// Index of this kind of error in [`Error::CODES`].
-    pub const fn index(&self) -> usize {
+    /// What kind of error it is: one of [`Error::CODES`].
+    const fn kind_code(&self) -> &'static str {
         match self {
-            Self::MalformedBody(_) => 0,
-            Self::MissingModel => 1,
-            Self::ModelNotAString => 2,
-            Self::BodyTooLarge { .. } => 3,
-            Self::BodyIncomplete => 4,
-            Self::UnknownBackend(_) => 5,
-            Self::MethodNotAllowed => 6,
-            Self::PathNotFound => 7,
-            Self::QueueFull { .. } => 8,
-            Self::Refused(_) => 9,
-            Self::ControlUnreachable(_) => 10,
-            Self::EngineUnreachable(_) => 11,
-            Self::EngineDied => 12,
-            Self::ClientLeft => 13,
-            Self::HostNotAllowed(_) => 14,
-            Self::OriginNotAllowed(_) => 15,
-            Self::BodyTimeout => 16,
+            Self::MalformedBody(_) => "malformed_body",
+            Self::MissingModel => "missing_model",
+            Self::ModelNotAString => "invalid_model",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::BodyIncomplete => "body_incomplete",
+            Self::BodyTimeout => "body_timeout",
+            Self::UnknownBackend(_) => "backend_not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::PathNotFound => "path_not_found",
+            Self::RequestNotFound(_) => "request_not_found",
+            Self::HostNotAllowed(_) => "host_not_allowed",
+            Self::OriginNotAllowed(_) => "origin_not_allowed",
+            Self::QueueFull { .. } => "queue_full",
+            Self::Refused(_) => "refused",
+            Self::ControlUnreachable(_) => "control_unreachable",
+            Self::EngineUnreachable(_) => "engine_unreachable",
+            Self::EngineDied => "engine_died",
+            Self::ClientLeft => "client_left",
+            Self::Cancelled => "cancelled",
         }
+    }
+
+    /// Index of this kind of error in [`Error::CODES`].
+    pub fn index(&self) -> usize {
+        let code = self.kind_code();
+        Self::CODES.iter().position(|known| *known == code).unwrap_or_default()
     }
 
     /// Whose fault it is.
@@ -179,7 +195,11 @@ impl Error {
             | Self::ClientLeft => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::UnknownBackend(_) | Self::PathNotFound => StatusCode::NOT_FOUND,
+            Self::UnknownBackend(_) | Self::PathNotFound | Self::RequestNotFound(_) => {
+                StatusCode::NOT_FOUND
+            }
+            // Not in the register, but what nginx logs for it, and what gRPC's CANCELLED maps to. No SDK tries it again.
+            Self::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::HostNotAllowed(_) | Self::OriginNotAllowed(_) => StatusCode::FORBIDDEN,
             Self::QueueFull { .. } | Self::ControlUnreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -194,7 +214,7 @@ impl Error {
     pub fn code(&self) -> &str {
         match self {
             Self::Refused(refusal) => &refusal.code,
-            other => Self::CODES.get(other.index()).copied().unwrap_or("refused"),
+            other => other.kind_code(),
         }
     }
 
@@ -250,6 +270,9 @@ impl Error {
         Some(match self {
             Self::MissingModel => "`model-runner list` shows what is here",
             Self::BodyTooLarge { .. } => "the limit is set by `MODEL_RUNNER_BODY_LIMIT`",
+            Self::RequestNotFound(_) => {
+                "it has ended, or never was; `X-Request-Id` of an answer is its ID"
+            }
             Self::UnknownBackend(_) => "leave the backend out of the path, or use `llama.cpp`",
             Self::HostNotAllowed(_) => {
                 "use `localhost` or an address, or listen on another address"
@@ -294,8 +317,9 @@ mod tests {
 
     #[test]
     fn every_code_is_where_its_index_says() {
-        let error = Error::QueueFull { limit: 1 };
-        assert_eq!(Error::CODES[error.index()], "queue_full");
+        let malformed = Error::MalformedBody(String::new());
+        assert_eq!(Error::CODES[malformed.index()], "malformed_body");
         assert_eq!(Error::CODES[Error::EngineDied.index()], "engine_died");
+        assert_eq!(Error::CODES[Error::Cancelled.index()], "cancelled");
     }
 }
