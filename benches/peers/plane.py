@@ -33,6 +33,7 @@ def main() -> None:
             backends=["llama.cpp"],
             body_limit=1 << 20,
             queue_limit=SLOTS,
+            heartbeat=15.0,
             origins=[],
         )
     )

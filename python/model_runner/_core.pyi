@@ -18,6 +18,8 @@ class Config:
         backends: Names accepted in `/engines/{backend}/…`.
         body_limit: Largest inference request, in bytes.
         queue_limit: Requests that may wait for a slot of one runner.
+        heartbeat: Seconds between the comments that a client gets which asked for a stream and waits
+            for a load or a slot; 0: none.
         origins: Origins besides those of this machine whose pages may ask: `https://app.example.com`,
             `http://host:*` for every port, or `*` for all.
     """
@@ -33,6 +35,7 @@ class Config:
         backends: Sequence[str],
         body_limit: int,
         queue_limit: int,
+        heartbeat: float,
         origins: Sequence[str],
     ) -> Config: ...
 

@@ -269,6 +269,7 @@ def start_data_plane(settings: Settings, control_socket: Path, backends: Sequenc
         backends=backends,
         body_limit=settings.body_limit,
         queue_limit=settings.queue_limit,
+        heartbeat=settings.heartbeat,
         origins=settings.origin_list,
     )
     try:

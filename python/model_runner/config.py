@@ -211,6 +211,15 @@ class Settings(BaseSettings):
         validation_alias="MODEL_RUNNER_QUEUE_LIMIT",
         description="Requests that may wait for a slot of one runner.",
     )
+    heartbeat: Seconds = Field(
+        15.0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        validation_alias="MODEL_RUNNER_HEARTBEAT",
+        description="A client that asked for a stream gets a comment this often in seconds while "
+        "its model loads or is busy, so that nothing between takes it for dead; 0: never.",
+    )
 
     # Registries.
     default_registry: Text = Field("docker.io", validation_alias="DEFAULT_REGISTRY")

@@ -33,6 +33,8 @@ pub struct Config {
     pub header_timeout: Duration,
     /// How long a client may take nothing of an answer that waits for it.
     pub write_timeout: Duration,
+    /// A client that asked for a stream and waits for a load or a slot gets a comment this often; `None`: never.
+    pub heartbeat: Option<Duration>,
     /// Origins besides those of this machine whose pages may ask: `https://app.example.com`, `http://host:*`, or `*`.
     pub origins: Vec<String>,
 }

@@ -44,6 +44,8 @@ pub enum Endpoint<'a> {
         /// The engine's path for it.
         upstream_path: &'static str,
     },
+    /// `/engines/requests/{id}/cancel`: the request with this ID is to end.
+    Cancel(&'a str),
     /// An inference path, but not with `POST`.
     MethodNotAllowed,
     /// `/engines/{backend}/…` with a backend that does not exist.
@@ -77,6 +79,12 @@ pub fn classify<'a>(method: &Method, path: &'a str, backends: &[String]) -> Endp
     // `CONNECT host:port` has no path: we are no such proxy.
     if is_private(path) || method == Method::CONNECT {
         return Endpoint::Private;
+    }
+    if let Some(id) =
+        path.strip_prefix("/engines/requests/").and_then(|rest| rest.strip_suffix("/cancel"))
+    {
+        let post = method == Method::POST;
+        return if post { Endpoint::Cancel(id) } else { Endpoint::MethodNotAllowed };
     }
     let Some(inside) = inside_engine(path) else {
         return Endpoint::Management;

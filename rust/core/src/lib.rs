@@ -12,6 +12,7 @@ pub mod endpoint;
 mod engine;
 pub mod error;
 mod handler;
+mod infer;
 mod listen;
 mod observe;
 pub mod peek;
@@ -23,8 +24,10 @@ pub mod snapshot;
 mod splice;
 pub mod sse;
 mod stall;
+mod ticket;
 mod upstream;
 pub mod usage;
+mod waiting;
 mod worker;
 
 pub use config::Config;

@@ -12,11 +12,13 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::account::{Entry, Gauge, Outcome};
+use crate::account::{Entry, Outcome};
 use crate::error::Error;
 use crate::observe::Observer;
 use crate::routes::Lease;
+use crate::ticket::Ticket;
 use crate::upstream::{Connection, EngineConnection};
+use crate::waiting::Waiting;
 use crate::worker::Worker;
 
 mod whole;
@@ -37,6 +39,8 @@ pub(crate) enum Answer {
     Engine(Box<Relay>),
     /// The control plane's answer.
     Control(Box<Forward>),
+    /// A stream that nobody answers yet.
+    Waiting(Box<Waiting>),
 }
 
 impl Default for Answer {
@@ -63,6 +67,7 @@ impl Body for Answer {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Engine(relay) => relay.poll(context),
             Self::Control(forward) => forward.poll(context),
+            Self::Waiting(waiting) => waiting.poll(context),
         }
     }
 
@@ -71,6 +76,7 @@ impl Body for Answer {
             Self::Own(bytes) => bytes.is_none(),
             Self::Engine(relay) => relay.is_end_stream(),
             Self::Control(forward) => forward.incoming.is_end_stream(),
+            Self::Waiting(waiting) => waiting.is_end_stream(),
         }
     }
 
@@ -81,6 +87,7 @@ impl Body for Answer {
             }
             Self::Engine(relay) => relay.incoming.size_hint(),
             Self::Control(forward) => forward.incoming.size_hint(),
+            Self::Waiting(_) => SizeHint::default(),
         }
     }
 }
@@ -108,19 +115,22 @@ where
 pub(crate) struct Forward {
     incoming: Incoming,
     connection: Connection<Incoming>,
-    _in_flight: Rc<Gauge>,
+    ticket: Rc<Ticket>,
 }
 
 impl Forward {
     pub(crate) fn new(
         incoming: Incoming,
         connection: Connection<Incoming>,
-        in_flight: Rc<Gauge>,
+        ticket: Rc<Ticket>,
     ) -> Self {
-        Self { incoming, connection, _in_flight: in_flight }
+        Self { incoming, connection, ticket }
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
+        if self.ticket.poll_cancelled(context) {
+            return Poll::Ready(Some(Err(CutShort)));
+        }
         poll_incoming(&mut self.incoming, &mut self.connection, context)
             .map(|frame| frame.map(|frame| frame.map_err(|_| CutShort)))
     }
@@ -140,35 +150,32 @@ pub(crate) struct Clock {
 #[derive(Debug)]
 pub(crate) struct Account {
     pub(crate) worker: Rc<Worker>,
+    pub(crate) ticket: Rc<Ticket>,
     pub(crate) lease: Lease,
     pub(crate) outcome: Outcome,
     entry: Entry,
     clock: Clock,
     struck: bool,
-    _in_flight: Rc<Gauge>,
 }
 
 impl Account {
-    pub(crate) fn open(
-        worker: &Rc<Worker>,
-        lease: Lease,
-        clock: Clock,
-        in_flight: Rc<Gauge>,
-    ) -> Self {
+    pub(crate) fn open(ticket: &Rc<Ticket>, lease: Lease, clock: Clock) -> Self {
+        ticket.settle(true);
         Self {
-            worker: Rc::clone(worker),
+            worker: Rc::clone(ticket.worker()),
+            ticket: Rc::clone(ticket),
             lease,
             outcome: Outcome::Cancelled,
             entry: Entry::default(),
             clock,
             struck: false,
-            _in_flight: in_flight,
         }
     }
 
     /// Book nothing: the engine never saw the request.
     pub(crate) fn strike(mut self) {
         self.struck = true;
+        self.ticket.settle(false);
     }
 }
 
@@ -250,6 +257,9 @@ impl Relay {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
+        if self.account.ticket.poll_cancelled(context) {
+            return Poll::Ready(Some(self.cancelled()));
+        }
         let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
         match std::task::ready!(poll_incoming(&mut self.incoming, connection, context)) {
             Some(Ok(frame)) => {
@@ -270,6 +280,18 @@ impl Relay {
     fn note_first_byte(&mut self) {
         let received = self.account.clock.received;
         self.account.entry.first_byte.get_or_insert_with(|| received.elapsed());
+    }
+
+    /// Somebody cancelled it by its ID: a stream says so and ends, anything else is cut.
+    fn cancelled(&mut self) -> Result<Frame<Bytes>, CutShort> {
+        self.connection = None;
+        if self.observer.is_stream() {
+            self.stage = Stage::Complete;
+            Ok(Frame::data(self.observer.on_new_line(Error::Cancelled.to_event())))
+        } else {
+            self.stage = Stage::Cutting;
+            Err(CutShort)
+        }
     }
 
     fn engine_died(&mut self) -> Result<Frame<Bytes>, CutShort> {

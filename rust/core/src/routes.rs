@@ -99,11 +99,16 @@ impl Runner {
         self.leases.load(Ordering::SeqCst)
     }
 
+    /// A slot, if one is free and nobody waits for it.
+    pub(crate) fn lease_now(self: &Arc<Self>) -> Option<Lease> {
+        self.permits.try_acquire().ok()?.forget();
+        Lease::new(Arc::clone(self)).ok()
+    }
+
     /// Wait for a slot, first come first served, behind at most `queue_limit` others.
     pub(crate) async fn lease(self: &Arc<Self>, queue_limit: usize) -> Result<Lease, LeaseError> {
-        if let Ok(permit) = self.permits.try_acquire() {
-            permit.forget();
-            return Lease::new(Arc::clone(self));
+        if let Some(lease) = self.lease_now() {
+            return Ok(lease);
         }
         let place = Place::take(self, queue_limit).ok_or(LeaseError::QueueFull)?;
         let permit = self.permits.acquire().await.map_err(|_| LeaseError::Retired)?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
 use crate::account::Server;
@@ -15,8 +15,9 @@ use crate::admit::Admission;
 use crate::config::{Config, ConfigError};
 use crate::listen::{self, Listeners, SocketFile};
 use crate::routes::{Route, Routes};
-use crate::server::{self, Order};
+use crate::server::{self, Order, Told};
 use crate::snapshot::Snapshot;
+use crate::ticket::Cancels;
 use crate::worker::{Shared, Worker};
 
 /// The data plane could not be started.
@@ -54,20 +55,24 @@ impl DataPlane {
         config.validate()?;
         let threads = config.threads;
         let bound = bind(&config)?;
+        let (cancels, cancelling): (Vec<_>, Vec<Cancels>) =
+            (0..threads).map(|_| mpsc::unbounded_channel()).unzip();
         let shared = Arc::new(Shared {
             routes: Routes::new(threads),
             server: Arc::new(Server::new(threads)),
             admission: Admission::new(&config.origins),
             loopback: bound.loopback,
+            cancels: cancels.into(),
             config,
         });
         let (orders, receiver) = watch::channel(Order::Run);
         let mut handles = Vec::with_capacity(threads);
-        for (index, listeners) in bound.listeners.into_iter().enumerate() {
+        for (index, (listeners, cancels)) in bound.listeners.into_iter().zip(cancelling).enumerate()
+        {
             let shared = Arc::clone(&shared);
-            let receiver = receiver.clone();
+            let told = Told { orders: receiver.clone(), cancels };
             let thread = std::thread::Builder::new().name(format!("data-plane-{index}"));
-            handles.push(thread.spawn(move || run_thread(index, shared, listeners, receiver))?);
+            handles.push(thread.spawn(move || run_thread(index, shared, listeners, told))?);
         }
         let threads = Threads { handles, orders, socket_file: bound.socket_file };
         Ok((Self { shared, addresses: bound.addresses.into() }, threads))
@@ -152,8 +157,8 @@ fn run_thread(
     index: usize,
     shared: Arc<Shared>,
     listeners: Listeners,
-    orders: watch::Receiver<Order>,
+    told: Told,
 ) -> io::Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, server::run(Worker::new(index, shared), listeners, orders))
+    LocalSet::new().block_on(&runtime, server::run(Worker::new(index, shared), listeners, told))
 }

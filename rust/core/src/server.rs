@@ -20,6 +20,7 @@ use tokio::time::MissedTickBehavior;
 use crate::handler;
 use crate::listen::Listeners;
 use crate::stall::Stall;
+use crate::ticket::Cancels;
 use crate::worker::{Door, Worker};
 
 /// hyper's default of 408 KiB a connection is far more than a request head needs; bodies pass through in pieces.
@@ -40,11 +41,18 @@ pub(crate) enum Order {
     Drain(Duration),
 }
 
+/// What one thread is told.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) orders: watch::Receiver<Order>,
+    pub(crate) cancels: Cancels,
+}
+
 /// Serve until told to stop. Returns whether every request ended by itself.
 pub(crate) async fn run(
     worker: Rc<Worker>,
     listeners: Listeners,
-    mut orders: watch::Receiver<Order>,
+    Told { mut orders, mut cancels }: Told,
 ) -> io::Result<bool> {
     let tcp = listeners.tcp.map(TcpListener::from_std).transpose()?;
     let unix = listeners.unix.map(UnixListener::from_std).transpose()?;
@@ -67,6 +75,7 @@ pub(crate) async fn run(
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             },
             Some(_) = connections.join_next() => {}
+            Some(order) = cancels.recv() => worker.tickets.cancel(order),
             _ = sweep.tick() => worker.pool.sweep(),
             order = orders.wait_for(|order| *order != Order::Run) => match order.as_deref() {
                 Ok(Order::Drain(grace)) => break *grace,

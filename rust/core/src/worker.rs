@@ -4,10 +4,13 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::sync::mpsc::UnboundedSender;
+
 use crate::account::{Server, ThreadCounters};
 use crate::admit::Admission;
 use crate::config::Config;
 use crate::routes::Routes;
+use crate::ticket::{Cancel, Tickets};
 use crate::upstream::Pool;
 
 /// Where a connection came in.
@@ -26,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) admission: Admission,
     /// The TCP listener can be reached from this machine only.
     pub(crate) loopback: bool,
+    /// Orders to each thread to cancel a request.
+    pub(crate) cancels: Box<[UnboundedSender<Cancel>]>,
 }
 
 /// One thread's share of the work.
@@ -35,13 +40,21 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) counters: ThreadCounters,
     pub(crate) pool: Pool,
+    pub(crate) tickets: Tickets,
     draining: Cell<bool>,
 }
 
 impl Worker {
     pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Rc<Self> {
         let counters = ThreadCounters::new(Arc::clone(&shared.server), index);
-        Rc::new(Self { index, shared, counters, pool: Pool::default(), draining: Cell::new(false) })
+        Rc::new(Self {
+            index,
+            shared,
+            counters,
+            pool: Pool::default(),
+            tickets: Tickets::default(),
+            draining: Cell::new(false),
+        })
     }
 
     /// From now on connections close after the request they are in.

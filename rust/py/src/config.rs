@@ -21,7 +21,7 @@ pub(crate) struct Config(pub(crate) CoreConfig);
 #[pymethods]
 impl Config {
     #[new]
-    #[pyo3(signature = (*, control_socket, host, port, socket, threads, backends, body_limit, queue_limit, origins))]
+    #[pyo3(signature = (*, control_socket, host, port, socket, threads, backends, body_limit, queue_limit, heartbeat, origins))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one Python constructor")]
     fn new(
         control_socket: PathBuf,
@@ -32,8 +32,11 @@ impl Config {
         backends: Vec<String>,
         body_limit: usize,
         queue_limit: usize,
+        heartbeat: f64,
         origins: Vec<String>,
     ) -> PyResult<Self> {
+        let heartbeat = Duration::try_from_secs_f64(heartbeat)
+            .map_err(|error| PyValueError::new_err(format!("`heartbeat`: {error}")))?;
         let config = CoreConfig {
             control_socket,
             host,
@@ -45,6 +48,7 @@ impl Config {
             queue_limit,
             header_timeout: HEADER_TIMEOUT,
             write_timeout: WRITE_TIMEOUT,
+            heartbeat: Some(heartbeat).filter(|beat| !beat.is_zero()),
             origins,
         };
         config.validate().map_err(|error| PyValueError::new_err(error.to_string()))?;

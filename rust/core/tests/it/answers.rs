@@ -5,7 +5,7 @@ use crate::harness::engine::{RECORDED_ANSWER, parts};
 use crate::harness::{Rig, chat};
 
 /// Of the engine's head these reach the client, besides what frames the body.
-const KEPT: [&str; 3] = ["content-length", "content-type", "date"];
+const KEPT: [&str; 4] = ["content-length", "content-type", "date", "x-request-id"];
 
 #[test]
 fn a_whole_answer_passes_byte_for_byte() {

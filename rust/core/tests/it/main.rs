@@ -9,6 +9,8 @@ mod backpressure;
 #[cfg(test)]
 mod bodies;
 #[cfg(test)]
+mod cancel;
+#[cfg(test)]
 mod cold;
 #[cfg(test)]
 mod departures;
@@ -16,6 +18,8 @@ mod departures;
 mod failures;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod heartbeats;
 #[cfg(test)]
 mod management;
 #[cfg(test)]

@@ -205,6 +205,7 @@ fn a_socket_that_is_in_use_is_not_taken_over() {
         queue_limit: 1,
         header_timeout: DEADLINE,
         write_timeout: DEADLINE,
+        heartbeat: None,
         origins: Vec::new(),
     };
     let kind = |config| match model_runner_core::DataPlane::start(config) {

@@ -51,6 +51,7 @@ impl Rig {
             queue_limit: QUEUE_LIMIT,
             header_timeout: DEADLINE,
             write_timeout: DEADLINE,
+            heartbeat: None,
             origins: Vec::new(),
         };
         change(&mut config);
