@@ -20,7 +20,6 @@ use crate::relay::{Account, Answer, Clock};
 use crate::routes::{Lease, LeaseError};
 use crate::ticket::Ticket;
 use crate::waiting;
-use crate::worker::Worker;
 
 const PRELOAD_ONLY: HeaderName = HeaderName::from_static("x-preload-only");
 
@@ -70,6 +69,8 @@ struct Asked {
     model: String,
     /// The client reads a stream.
     stream: bool,
+    /// How many of the engine's slots it takes.
+    slots: usize,
     /// As the engine shall see it.
     body: Bytes,
     /// The shape of the whole answer, if the engine is asked for a stream instead.
@@ -89,18 +90,18 @@ impl Asked {
         let config = &ticket.worker().shared.config;
         let body = read_body(body, config.body_limit, config.header_timeout).await?;
         let complete = Instant::now();
-        let (model, stream) = peek(&body)?;
+        let (model, stream, slots) = peek(&body)?;
         // A stream passes as it is, and its body is not looked at again.
         let (body, assembled) =
             if stream { (body, None) } else { as_engine_is_asked(body, target.upstream_path) };
         let ticket = Rc::clone(ticket);
-        Ok(Self { ticket, head, target, model, stream, body, assembled, received, complete })
+        Ok(Self { ticket, head, target, model, stream, slots, body, assembled, received, complete })
     }
 
-    /// A free slot of a ready runner.
+    /// Free slots of a ready runner.
     fn lease_now(&self) -> Option<Lease> {
         let routes = &self.ticket.worker().shared.routes;
-        routes.find(&self.model, self.target.mode)?.lease_now()
+        routes.find(&self.model, self.target.mode)?.lease_now(self.slots)
     }
 
     async fn ask(&self, lease: Lease) -> Result<Response<Answer>, Failed> {
@@ -126,9 +127,7 @@ impl Asked {
         mut failed_runner: Option<String>,
     ) -> Result<Response<Answer>, Error> {
         for _ in 0..LEASE_ROUNDS {
-            let worker = self.ticket.worker();
-            let mode = self.target.mode;
-            let lease = lease(worker, &self.model, mode, failed_runner.as_deref()).await?;
+            let lease = self.lease(failed_runner.as_deref()).await?;
             match self.ask(lease).await {
                 Ok(response) => return Ok(response),
                 Err(Failed::Unread { runner_id }) => failed_runner = Some(runner_id),
@@ -136,6 +135,31 @@ impl Asked {
             }
         }
         Err(Error::EngineUnreachable("it went away each time it was asked".to_owned()))
+    }
+
+    /// Slots of a runner that serves the model; waits for the runner to be started, and for the slots.
+    async fn lease(&self, failed_runner: Option<&str>) -> Result<Lease, Error> {
+        let worker = self.ticket.worker();
+        let routes = &worker.shared.routes;
+        let queue_limit = worker.shared.config.queue_limit;
+        let (model, mode) = (self.model.as_str(), self.target.mode);
+        let mut warm = if failed_runner.is_none() { routes.find(model, mode) } else { None };
+        for _ in 0..LEASE_ROUNDS {
+            let runner = if let Some(runner) = warm.take() {
+                runner
+            } else {
+                let runner_id = control::lease(worker, model, mode, failed_runner).await?;
+                // It may be gone again already; then the next round asks anew.
+                let Some(runner) = routes.by_id(&runner_id) else { continue };
+                runner
+            };
+            match runner.lease(self.slots, queue_limit).await {
+                Ok(lease) => return Ok(lease),
+                Err(LeaseError::QueueFull) => return Err(Error::QueueFull { limit: queue_limit }),
+                Err(LeaseError::Retired) => warm = routes.find(model, mode),
+            }
+        }
+        Err(Error::EngineUnreachable("it was stopped each time it became ready".to_owned()))
     }
 }
 
@@ -161,14 +185,16 @@ async fn read_body(mut body: Incoming, limit: usize, patience: Duration) -> Resu
     }
 }
 
-/// What the body says of itself: which model it is for, and whether it asks for a stream.
-fn peek(body: &[u8]) -> Result<(String, bool), Error> {
+/// What the body says of itself: which model it is for, whether it asks for a stream, and for how many at once.
+fn peek(body: &[u8]) -> Result<(String, bool, usize), Error> {
     let peeked = peek::peek(body).map_err(|error| match error {
         PeekError::ModelNotAString => Error::ModelNotAString,
         other => Error::MalformedBody(other.to_string()),
     })?;
     match peeked.model {
-        Some(model) if !model.trim().is_empty() => Ok((model.into_owned(), peeked.stream)),
+        Some(model) if !model.trim().is_empty() => {
+            Ok((model.into_owned(), peeked.stream, peeked.sequences))
+        }
         _ => Err(Error::MissingModel),
     }
 }
@@ -182,32 +208,4 @@ fn as_engine_is_asked(body: Bytes, path: &str) -> (Bytes, Option<Shape>) {
         assemble::as_stream(&body, shape).map(|edited| (edited.into(), Some(shape)))
     });
     streamed.unwrap_or((body, None))
-}
-
-/// A slot of a runner that serves `model`; waits for the runner to be started, and for the slot.
-async fn lease(
-    worker: &Worker,
-    model: &str,
-    mode: Mode,
-    failed_runner: Option<&str>,
-) -> Result<Lease, Error> {
-    let routes = &worker.shared.routes;
-    let queue_limit = worker.shared.config.queue_limit;
-    let mut warm = if failed_runner.is_none() { routes.find(model, mode) } else { None };
-    for _ in 0..LEASE_ROUNDS {
-        let runner = if let Some(runner) = warm.take() {
-            runner
-        } else {
-            let runner_id = control::lease(worker, model, mode, failed_runner).await?;
-            // It may be gone again already; then the next round asks anew.
-            let Some(runner) = routes.by_id(&runner_id) else { continue };
-            runner
-        };
-        match runner.lease(queue_limit).await {
-            Ok(lease) => return Ok(lease),
-            Err(LeaseError::QueueFull) => return Err(Error::QueueFull { limit: queue_limit }),
-            Err(LeaseError::Retired) => warm = routes.find(model, mode),
-        }
-    }
-    Err(Error::EngineUnreachable("it was stopped each time it became ready".to_owned()))
 }

@@ -1,4 +1,4 @@
-//! Finds the top-level `model` and `stream` of a raw JSON body without parsing, or even validating, the rest.
+//! Finds the top-level `model`, `stream`, and what costs slots, of a raw JSON body without parsing, or even validating, the rest.
 
 use std::borrow::Cow;
 
@@ -9,12 +9,14 @@ use serde::Deserialize;
 mod tests;
 
 /// What the data plane needs to know of a request body.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peek<'a> {
     /// The value of `model`, decoded; `None` when absent or `null`.
     pub model: Option<Cow<'a, str>>,
     /// True only where `stream` is the literal `true`.
     pub stream: bool,
+    /// How many answers at once it asks for: `n` times the prompts in an array, at least 1.
+    pub sequences: usize,
 }
 
 /// Deeper bodies are refused. llama-server parses them recursively: at 100,000 levels, in 1 MB, it dies, and the streams of
@@ -57,12 +59,15 @@ pub enum PeekError {
 pub fn peek(body: &[u8]) -> Result<Peek<'_>, PeekError> {
     let mut model = None;
     let mut stream = false;
+    let (mut choices, mut prompts) = (1, 1);
     let mut members = Members::open(body)?;
     for member in &mut members {
         let member = member?;
         match &*member.name() {
             b"model" => model = Some(member),
             b"stream" => stream = member.value == b"true",
+            b"n" => choices = count(member.value),
+            b"prompt" => prompts = count_prompts(member.value),
             _ => {}
         }
     }
@@ -74,7 +79,20 @@ pub fn peek(body: &[u8]) -> Result<Peek<'_>, PeekError> {
         }
         Some(_) => return Err(PeekError::ModelNotAString),
     };
-    Ok(Peek { model, stream })
+    Ok(Peek { model, stream, sequences: choices.saturating_mul(prompts).max(1) })
+}
+
+/// A whole number as JSON spells it; what is none is the engine's to refuse.
+fn count(number: &[u8]) -> usize {
+    std::str::from_utf8(number).ok().and_then(|number| number.parse().ok()).unwrap_or(1)
+}
+
+/// An array of texts, or of arrays of tokens, is that many prompts; an array of tokens is one.
+fn count_prompts(prompt: &[u8]) -> usize {
+    match elements(prompt).next() {
+        Some([b'"' | b'[' | b'{', ..]) => elements(prompt).count(),
+        _ => 1,
+    }
 }
 
 /// The members of one JSON object, raw and in order; nothing inside a value is looked at.

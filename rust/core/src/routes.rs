@@ -99,22 +99,33 @@ impl Runner {
         self.leases.load(Ordering::SeqCst)
     }
 
-    /// A slot, if one is free and nobody waits for it.
-    pub(crate) fn lease_now(self: &Arc<Self>) -> Option<Lease> {
-        self.permits.try_acquire().ok()?.forget();
-        Lease::new(Arc::clone(self)).ok()
+    /// That many slots, if they are free and nobody waits for them.
+    pub(crate) fn lease_now(self: &Arc<Self>, slots: usize) -> Option<Lease> {
+        let permits = self.permits_for(slots);
+        self.permits.try_acquire_many(permits).ok()?.forget();
+        Lease::new(Arc::clone(self), permits).ok()
     }
 
-    /// Wait for a slot, first come first served, behind at most `queue_limit` others.
-    pub(crate) async fn lease(self: &Arc<Self>, queue_limit: usize) -> Result<Lease, LeaseError> {
-        if let Some(lease) = self.lease_now() {
+    /// More slots than there are, the engine refuses or takes one after the other.
+    fn permits_for(&self, slots: usize) -> u32 {
+        u32::try_from(slots.min(self.slots)).unwrap_or(u32::MAX)
+    }
+
+    /// Wait for that many slots, first come first served, behind at most `queue_limit` others.
+    pub(crate) async fn lease(
+        self: &Arc<Self>,
+        slots: usize,
+        queue_limit: usize,
+    ) -> Result<Lease, LeaseError> {
+        if let Some(lease) = self.lease_now(slots) {
             return Ok(lease);
         }
         let place = Place::take(self, queue_limit).ok_or(LeaseError::QueueFull)?;
-        let permit = self.permits.acquire().await.map_err(|_| LeaseError::Retired)?;
+        let permits = self.permits_for(slots);
+        let permit = self.permits.acquire_many(permits).await.map_err(|_| LeaseError::Retired)?;
         permit.forget();
         drop(place);
-        Lease::new(Arc::clone(self))
+        Lease::new(Arc::clone(self), permits)
     }
 
     fn snapshot(&self) -> RunnerSnapshot {
@@ -154,15 +165,16 @@ impl Drop for Place<'_> {
 #[derive(Debug)]
 pub(crate) struct Lease {
     runner: Arc<Runner>,
+    permits: u32,
 }
 
 impl Lease {
-    /// Called with a permit in hand.
-    fn new(runner: Arc<Runner>) -> Result<Self, LeaseError> {
+    /// Called with these permits in hand.
+    fn new(runner: Arc<Runner>, permits: u32) -> Result<Self, LeaseError> {
         // The order matters: count first, then look. `retire` sets first, then counts. So either we see that the runner
         // is retired, or the one who retires it sees our lease.
         runner.leases.fetch_add(1, Ordering::SeqCst);
-        let lease = Self { runner };
+        let lease = Self { runner, permits };
         if lease.runner.is_retired() {
             return Err(LeaseError::Retired);
         }
@@ -179,7 +191,7 @@ impl Drop for Lease {
         let elapsed = u64::try_from(self.runner.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.runner.idle_since.store(elapsed, Ordering::Relaxed);
         self.runner.leases.fetch_sub(1, Ordering::SeqCst);
-        self.runner.permits.add_permits(1);
+        self.runner.permits.add_permits(self.permits as usize);
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Peek, PeekError, elements, peek};
 
 #[expect(clippy::unnecessary_wraps, reason = "it is compared with the results of `peek`")]
 fn found(model: Option<&str>, stream: bool) -> Result<Peek<'_>, PeekError> {
-    Ok(Peek { model: model.map(Cow::Borrowed), stream })
+    Ok(Peek { model: model.map(Cow::Borrowed), stream, sequences: 1 })
 }
 
 #[test]
@@ -324,4 +324,22 @@ fn a_body_that_would_kill_a_recursive_parser_is_refused() {
     assert!(peek(nested(super::MAX_DEPTH).as_bytes()).is_ok());
     assert_eq!(peek(nested(super::MAX_DEPTH + 1).as_bytes()), Err(PeekError::TooDeep));
     assert_eq!(peek(nested(300_000).as_bytes()), Err(PeekError::TooDeep));
+}
+
+#[test]
+fn what_is_asked_for_at_once_is_counted() {
+    let cases = [
+        (r#"{"n": 3}"#, 3),
+        (r#"{"n": 1}"#, 1),
+        (r#"{"n": 0}"#, 1),
+        (r#"{"n": null}"#, 1),
+        (r#"{"n": 1.5, "prompt": "a"}"#, 1),
+        (r#"{"prompt": ["a", "b"]}"#, 2),
+        (r#"{"prompt": [[1, 2], [3], "c"], "n": 2}"#, 6),
+        (r#"{"prompt": [1, 2, 3]}"#, 1),
+        (r#"{"prompt": []}"#, 1),
+    ];
+    for (body, expected) in cases {
+        assert_eq!(peek(body.as_bytes()).unwrap().sequences, expected, "{body}");
+    }
 }

@@ -44,7 +44,7 @@ fn a_name_leads_to_its_runner_in_its_mode_only() {
 fn publishing_again_keeps_leases_and_counts() {
     let routes = Routes::new(1);
     routes.publish(&[route("1", &["x"])]);
-    let lease = now(only(&routes, "x").lease(1)).unwrap().unwrap();
+    let lease = now(only(&routes, "x").lease(1, 1)).unwrap().unwrap();
     routes.publish(&[route("1", &["x", "y"]), route("2", &["z"])]);
     assert_eq!(only(&routes, "y").leases(), 1);
     drop(lease);
@@ -56,13 +56,13 @@ fn a_runner_takes_as_many_requests_as_it_has_slots_and_queues_the_rest_in_order(
     let routes = Routes::new(1);
     routes.publish(&[route("1", &["x"])]);
     let runner = only(&routes, "x");
-    let first = now(runner.lease(1)).unwrap().unwrap();
+    let first = now(runner.lease(1, 1)).unwrap().unwrap();
     {
-        let mut second = pin!(runner.lease(1));
+        let mut second = pin!(runner.lease(1, 1));
         let mut context = Context::from_waker(Waker::noop());
         assert!(second.as_mut().poll(&mut context).is_pending());
         assert_eq!(runner.snapshot().queued, 1);
-        assert_eq!(now(runner.lease(1)).unwrap().unwrap_err(), LeaseError::QueueFull);
+        assert_eq!(now(runner.lease(1, 1)).unwrap().unwrap_err(), LeaseError::QueueFull);
         drop(first);
         assert!(matches!(second.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
     }
@@ -75,11 +75,11 @@ fn a_client_that_leaves_the_queue_gives_its_place_back() {
     let routes = Routes::new(1);
     routes.publish(&[route("1", &["x"])]);
     let runner = only(&routes, "x");
-    let held = now(runner.lease(1)).unwrap().unwrap();
-    assert!(now(runner.lease(1)).is_none());
+    let held = now(runner.lease(1, 1)).unwrap().unwrap();
+    assert!(now(runner.lease(1, 1)).is_none());
     assert_eq!(runner.snapshot().queued, 0);
     drop(held);
-    assert!(now(runner.lease(1)).unwrap().is_ok());
+    assert!(now(runner.lease(1, 1)).unwrap().is_ok());
 }
 
 #[test]
@@ -87,8 +87,8 @@ fn retiring_sends_the_queue_away_and_counts_down_the_leases() {
     let routes = Routes::new(1);
     routes.publish(&[route("1", &["x"])]);
     let runner = only(&routes, "x");
-    let lease = now(runner.lease(9)).unwrap().unwrap();
-    let mut waiting = pin!(runner.lease(9));
+    let lease = now(runner.lease(1, 9)).unwrap().unwrap();
+    let mut waiting = pin!(runner.lease(1, 9));
     assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     assert_eq!(routes.retire("1"), 1);
     assert_eq!(now(waiting).unwrap().unwrap_err(), LeaseError::Retired);
@@ -105,7 +105,7 @@ fn a_runner_that_is_not_published_again_is_retired() {
     routes.publish(&[route("1", &["x"])]);
     let runner = only(&routes, "x");
     routes.publish(&[]);
-    assert_eq!(now(runner.lease(1)).unwrap().unwrap_err(), LeaseError::Retired);
+    assert_eq!(now(runner.lease(1, 1)).unwrap().unwrap_err(), LeaseError::Retired);
     routes.publish(&[route("1", &["x"])]);
     assert_eq!(only(&routes, "x").leases(), 0, "a new runner under the old name");
 }

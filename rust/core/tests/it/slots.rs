@@ -162,3 +162,39 @@ fn a_full_queue_does_not_hold_up_other_models() {
     };
     assert_eq!((leases("busy"), leases("idle")), (Some(1), Some(1)));
 }
+
+#[test]
+fn a_request_for_several_choices_takes_as_many_slots() {
+    let rig = Rig::new();
+    let engine = rig.engine("first").with_slots(2);
+    rig.publish(&[&engine]);
+    let mut first = rig.asking(true);
+    let upstream = engine.begin_stream();
+    first.head();
+    first.chunk();
+    let both = r#"{"model":"ai/smollm2","stream":true,"n":2,"messages":[]}"#;
+    let mut second = rig.client();
+    second.ask("POST", CHAT, &[], both);
+    crate::harness::wait_until("it waits", || rig.runner().queued == 1);
+    assert!(engine.try_accept().is_none(), "one of its two slots is taken");
+    upstream.end_stream();
+    first.pieces();
+    let upstream = engine.begin_stream();
+    second.head();
+    // Now both are taken.
+    let mut third = rig.waiting(0);
+    upstream.end_stream();
+    engine.receive().0.answer_ok("{}");
+    assert_eq!(third.message().head.status(), 200);
+    rig.assert_at_rest();
+}
+
+#[test]
+fn who_asks_for_more_choices_than_slots_is_refused_by_the_engine_and_blocks_nobody() {
+    let (rig, engine) = Rig::with_one_slot();
+    let mut client = rig.client();
+    client.ask("POST", CHAT, &[], r#"{"model":"ai/smollm2","n":9,"messages":[]}"#);
+    engine.receive().0.answer("400 Bad Request", "Connection: close\r\n", "{\"error\":{}}");
+    assert_eq!(client.message().head.status(), 400);
+    client.chat(|| engine.receive().0.answer_ok("{}"));
+}
