@@ -54,6 +54,7 @@ fn a_page_of_this_machine_may_read_answers_and_errors() {
     upstream.answer_ok("{}");
     let answer = client.message();
     assert_eq!(answer.head.get("access-control-allow-origin"), Some("http://localhost:3000"));
+    assert_eq!(answer.head.get("access-control-expose-headers"), Some("x-request-id, retry-after"));
     assert_eq!(answer.head.get("vary"), Some("Origin"));
     client.ask("POST", CHAT, &[origin], "{}");
     let refused = client.message();

@@ -183,3 +183,14 @@ fn a_body_that_stops_coming_is_given_up() {
         assert_eq!(client.message().refusal(), (408, "body_timeout".to_owned()));
     }
 }
+
+#[test]
+fn a_refusal_of_a_head_request_has_no_body() {
+    let (rig, _engine) = Rig::with_engine();
+    let mut client = rig.client();
+    client.ask("HEAD", CHAT, &[], "");
+    let head = client.head();
+    assert_eq!((head.status(), head.get("allow")), (405, Some("POST")));
+    // Were there a body, the next answer would begin in it.
+    client.ping();
+}
