@@ -4,10 +4,12 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use bytes::BytesMut;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -17,7 +19,12 @@ const BACKLOG: i32 = 4096;
 /// `http://host:port`, `host:port` or `unix:/path`.
 #[derive(Clone, Debug)]
 pub(crate) enum Address {
-    Tcp(SocketAddr),
+    Tcp {
+        /// As it was written.
+        host: String,
+        /// All that the name stands for: `localhost` is two addresses, of which a server may have one.
+        found: Arc<[SocketAddr]>,
+    },
     Unix(PathBuf),
 }
 
@@ -30,9 +37,19 @@ impl FromStr for Address {
             let path = path.strip_prefix("//").unwrap_or(path);
             return Ok(Self::Unix(PathBuf::from(path)));
         }
-        let text = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
-        let mut found = text.to_socket_addrs().with_context(|| format!("cannot read `{text}`"))?;
-        found.next().map(Self::Tcp).with_context(|| format!("`{text}` has no address"))
+        ensure!(!text.starts_with("https://"), "https is not spoken here: give the server's http");
+        let host = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        // `http://localhost` is port 80.
+        let found = match host.to_socket_addrs() {
+            Err(_) if !host.trim_end_matches(|c: char| c.is_ascii_digit()).ends_with(':') => {
+                (host, 80).to_socket_addrs()
+            }
+            found => found,
+        };
+        let found: Arc<[SocketAddr]> =
+            found.with_context(|| format!("no address is known for `{text}`"))?.collect();
+        ensure!(!found.is_empty(), "no address is known for `{text}`");
+        Ok(Self::Tcp { host: host.to_owned(), found })
     }
 }
 
@@ -40,7 +57,7 @@ impl Address {
     /// What a client writes into its `Host` header.
     pub(crate) fn host(&self) -> String {
         match self {
-            Self::Tcp(address) => address.to_string(),
+            Self::Tcp { host, .. } => host.clone(),
             Self::Unix(_) => "localhost".to_owned(),
         }
     }
@@ -54,7 +71,9 @@ pub(crate) enum Stream {
 impl Stream {
     pub(crate) async fn connect(address: &Address) -> io::Result<Self> {
         match address {
-            Address::Tcp(address) => Self::without_delay(TcpStream::connect(address).await?),
+            Address::Tcp { found, .. } => {
+                Self::without_delay(TcpStream::connect(&found[..]).await?)
+            }
             Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
         }
     }
@@ -81,6 +100,32 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// When it is dropped, the other end is told with a reset. Nothing changes for a Unix socket.
+    pub(crate) fn reset_on_close(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => SockRef::from(stream).set_linger(Some(Duration::ZERO)),
+            Self::Unix(_) => Ok(()),
+        }
+    }
+
+    /// Takes what has arrived without waiting, and says whether the other end has ended the stream.
+    pub(crate) fn has_ended(&self) -> bool {
+        let mut discarded = [0; 64 * 1024];
+        loop {
+            let outcome = match self {
+                Self::Tcp(stream) => stream.try_read(&mut discarded),
+                Self::Unix(stream) => stream.try_read(&mut discarded),
+            };
+            match outcome {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+            }
+        }
+    }
+}
+
 pub(crate) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
@@ -89,18 +134,21 @@ pub(crate) enum Listener {
 impl Listener {
     pub(crate) fn bind(address: &Address) -> anyhow::Result<Self> {
         let (domain, name) = match address {
-            Address::Tcp(address) => (Domain::for_address(*address), SockAddr::from(*address)),
+            Address::Tcp { found, .. } => {
+                let first = *found.first().context("no address")?;
+                (Domain::for_address(first), SockAddr::from(first))
+            }
             Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
         };
         let socket = Socket::new(domain, Type::STREAM, None)?;
-        if let Address::Tcp(_) = address {
+        if let Address::Tcp { .. } = address {
             socket.set_reuse_address(true)?;
         }
         socket.bind(&name).with_context(|| format!("cannot listen on {address:?}"))?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
         Ok(match address {
-            Address::Tcp(_) => Self::Tcp(TcpListener::from_std(socket.into())?),
+            Address::Tcp { .. } => Self::Tcp(TcpListener::from_std(socket.into())?),
             Address::Unix(_) => Self::Unix(UnixListener::from_std(socket.into())?),
         })
     }

@@ -12,6 +12,8 @@ use memchr::memmem;
 pub(crate) enum Framing {
     Length(usize),
     Chunked,
+    /// Of answers only: where the connection ends.
+    UntilClose,
 }
 
 /// The head of a request or of a response.
@@ -19,8 +21,9 @@ pub(crate) enum Framing {
 pub(crate) struct Head {
     /// `POST /v1/chat/completions HTTP/1.1` or `HTTP/1.1 200 OK`.
     pub(crate) start: String,
-    pub(crate) framing: Framing,
-    /// `Connection: close` was said.
+    /// None if the head does not say it.
+    pub(crate) framing: Option<Framing>,
+    /// The connection ends with this message.
     pub(crate) close: bool,
 }
 
@@ -35,7 +38,8 @@ impl Head {
         let text = std::str::from_utf8(&bytes).context("a head that is not text")?;
         let mut lines = text.split("\r\n").filter(|line| !line.is_empty());
         let start = lines.next().context("a head without a first line")?.to_owned();
-        let mut head = Self { start, framing: Framing::Length(0), close: false };
+        let close = start.starts_with("HTTP/1.0 ");
+        let mut head = Self { start, framing: None, close };
         for line in lines {
             let (name, value) = line.split_once(':').context("a header without a colon")?;
             head.note(name, value.trim())?;
@@ -45,11 +49,13 @@ impl Head {
 
     fn note(&mut self, name: &str, value: &str) -> anyhow::Result<()> {
         if name.eq_ignore_ascii_case("content-length") {
-            self.framing = Framing::Length(value.parse().context("a length that is no number")?);
+            let length = value.parse().context("a length that is no number")?;
+            self.framing = Some(Framing::Length(length));
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
-            self.framing = Framing::Chunked;
+            self.framing = Some(Framing::Chunked);
         } else if name.eq_ignore_ascii_case("connection") {
-            self.close = value.eq_ignore_ascii_case("close");
+            self.close = !value.eq_ignore_ascii_case("keep-alive")
+                && (self.close || value.eq_ignore_ascii_case("close"));
         }
         Ok(())
     }
@@ -65,6 +71,7 @@ enum Expecting {
     Data(usize),
     DataEnd,
     Trailer,
+    End,
     Nothing,
 }
 
@@ -80,7 +87,17 @@ impl Body {
             Framing::Length(0) => Self { expecting: Expecting::Nothing, chunked: false },
             Framing::Length(length) => Self { expecting: Expecting::Data(length), chunked: false },
             Framing::Chunked => Self { expecting: Expecting::Size, chunked: true },
+            Framing::UntilClose => Self { expecting: Expecting::End, chunked: false },
         }
+    }
+
+    /// The connection has ended: says whether that was to be the body's end, and takes it as that.
+    pub(crate) fn ends_with_connection(&mut self) -> bool {
+        let ends = matches!(self.expecting, Expecting::End | Expecting::Nothing);
+        if ends {
+            self.expecting = Expecting::Nothing;
+        }
+        ends
     }
 
     /// Moves what `input` has of the body to `content`, and says whether that was all of it.
@@ -92,6 +109,11 @@ impl Body {
         loop {
             self.expecting = match self.expecting {
                 Expecting::Nothing => return Ok(true),
+                Expecting::End => {
+                    content.extend_from_slice(input);
+                    input.clear();
+                    return Ok(false);
+                }
                 Expecting::Data(left) => {
                     let taken = left.min(input.len());
                     content.extend_from_slice(&input[..taken]);

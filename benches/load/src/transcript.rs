@@ -101,6 +101,34 @@ impl Transcript {
     }
 }
 
+/// An answer of `/v1/embeddings` that is `length` bytes long, and its seed is in every number of it;
+/// never shorter than one with a single number, which is 111 bytes.
+pub(crate) fn embeddings(seed: u32, length: usize) -> Vec<u8> {
+    const HEAD: &[u8] =
+        b"{\"object\":\"list\",\"data\":[{\"object\":\"embedding\",\"index\":0,\"embedding\":[";
+    const TAIL: &[u8] =
+        b"]}],\"model\":\"bench\",\"usage\":{\"prompt_tokens\":12,\"total_tokens\":12}";
+    // A sign or a space, `0.`, eight digits and a comma, which the last one has not.
+    const NUMBER: usize = 12;
+    let room = length.saturating_sub(HEAD.len() + TAIL.len() + 1);
+    let numbers = ((room + 1) / NUMBER).max(1);
+    let mut bytes = Vec::with_capacity(length.max(HEAD.len() + TAIL.len() + NUMBER));
+    bytes.extend_from_slice(HEAD);
+    for index in 0..numbers {
+        let mut number = *b" 0.00000000,";
+        number[0] = if index % 2 == 0 { b' ' } else { b'-' };
+        // Another number at each place, so that a piece that is repeated or lost is seen.
+        let value = (u64::from(seed) + index as u64 * 7919) % 100_000_000;
+        write_digits(&mut number[3..11], value as u32);
+        bytes.extend_from_slice(&number);
+    }
+    bytes.pop();
+    bytes.extend_from_slice(TAIL);
+    bytes.resize(bytes.len().max(length.saturating_sub(1)), b' ');
+    bytes.push(b'}');
+    bytes
+}
+
 /// Writes `number` over all of `digits`, with leading zeros.
 pub(crate) fn write_digits(digits: &mut [u8], mut number: u32) {
     for digit in digits.iter_mut().rev() {

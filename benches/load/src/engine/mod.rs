@@ -1,6 +1,9 @@
 //! A synthetic llama-server: the same head, pace, writes and connection habits, and no model.
 
 mod answer;
+mod counters;
+mod streaming;
+mod wishes;
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -10,19 +13,13 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::BytesMut;
 use clap::Args;
-use serde::Serialize;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
 use crate::address::{Address, Listener, Stream};
-use crate::http::{Body, Head};
-pub(crate) use answer::Defaults;
+use crate::http::{Body, Framing, Head};
 use answer::Then;
-
-/// llama-server closes a connection that was idle for so long.
-const IDLE_LIMIT: Duration = Duration::from_secs(5);
-
-/// llama-server says `Connection: close` with the hundredth answer of a connection.
-const REQUEST_LIMIT: u32 = 100;
+use counters::{Counters, add, take};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -38,55 +35,47 @@ pub(crate) struct Options {
     /// Events a second of one stream, 0 for as fast as they can be written, unless the request says `x_rate`.
     #[arg(long, default_value_t = 0.0)]
     rate: f64,
+    /// Seconds after which an idle connection is closed: llama-server's.
+    #[arg(long, default_value_t = 5.0, value_name = "SECONDS")]
+    idle_limit: f64,
+    /// Answers of a connection, the last of which says `Connection: close`: llama-server's.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    request_limit: u32,
 }
 
-/// What the engine has seen, served at `/x_stats`.
-#[derive(Default)]
-struct Counters {
-    connections_accepted: Cell<u64>,
-    connections_open: Cell<u64>,
-    requests: Cell<u64>,
-    streams_open: Cell<u64>,
-    streams_completed: Cell<u64>,
-    /// Streams whose reader went away.
-    streams_broken: Cell<u64>,
-}
-
-#[derive(Serialize)]
-struct Stats {
-    connections_accepted: u64,
-    connections_open: u64,
-    requests: u64,
-    streams_open: u64,
-    streams_completed: u64,
-    streams_broken: u64,
-}
-
-fn add(counter: &Cell<u64>) {
-    counter.set(counter.get() + 1);
-}
-
-fn take(counter: &Cell<u64>) {
-    counter.set(counter.get().saturating_sub(1));
-}
-
-impl Counters {
-    fn stats(&self) -> Stats {
-        Stats {
-            connections_accepted: self.connections_accepted.get(),
-            connections_open: self.connections_open.get(),
-            requests: self.requests.get(),
-            streams_open: self.streams_open.get(),
-            streams_completed: self.streams_completed.get(),
-            streams_broken: self.streams_broken.get(),
-        }
-    }
+/// What holds for requests that do not say otherwise, and for every connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Defaults {
+    pub(crate) events: u32,
+    /// Events a second of one stream; 0 for no pause between them.
+    pub(crate) rate: f64,
+    pub(crate) idle_limit: Duration,
+    pub(crate) request_limit: u32,
 }
 
 /// What all connections share.
 struct Engine {
     defaults: Defaults,
     counters: Counters,
+    /// Nothing is said to anybody before this moment.
+    frozen_until: Cell<Option<Instant>>,
+}
+
+impl Engine {
+    /// Stops all answers for so long, as a long pause of a real engine does.
+    fn freeze(&self, duration: Duration) {
+        self.frozen_until.set(Some(Instant::now() + duration));
+    }
+
+    /// Waits until the engine is not frozen.
+    async fn thaw(&self) {
+        while let Some(end) = self.frozen_until.get() {
+            sleep_until(end).await;
+            if self.frozen_until.get() == Some(end) {
+                self.frozen_until.set(None);
+            }
+        }
+    }
 }
 
 /// Serves until the process is stopped.
@@ -96,7 +85,13 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         wanted.push(text.parse()?);
     }
     anyhow::ensure!(!wanted.is_empty(), "nowhere to listen: give --socket or --listen");
-    let defaults = Defaults { events: options.events, rate: options.rate };
+    anyhow::ensure!(options.request_limit > 0, "--request-limit must be at least 1");
+    let defaults = Defaults {
+        events: options.events,
+        rate: options.rate,
+        idle_limit: Duration::try_from_secs_f64(options.idle_limit).context("--idle-limit")?,
+        request_limit: options.request_limit,
+    };
     let listeners = wanted.iter().map(Listener::bind).collect::<anyhow::Result<Vec<_>>>()?;
     let addresses = listeners.iter().map(Listener::address).collect::<Result<Vec<_>, _>>()?;
     println!("{}", serde_json::to_string(&addresses)?);
@@ -105,7 +100,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
 
 /// Answers whoever connects to `listeners`. Must run inside a `LocalSet`.
 pub(crate) async fn serve(listeners: Vec<Listener>, defaults: Defaults) -> anyhow::Result<()> {
-    let engine = Rc::new(Engine { defaults, counters: Counters::default() });
+    let counters = Counters::default();
+    let engine = Rc::new(Engine { defaults, counters, frozen_until: Cell::new(None) });
     let mut acceptors = JoinSet::new();
     for listener in listeners {
         acceptors.spawn_local(accept(listener, Rc::clone(&engine)));
@@ -131,11 +127,12 @@ async fn attend(mut stream: Stream, engine: Rc<Engine>) {
     add(&engine.counters.connections_accepted);
     add(&engine.counters.connections_open);
     let mut inbox = BytesMut::with_capacity(8 * 1024);
-    for served in 1..=REQUEST_LIMIT {
-        let arrival = tokio::time::timeout(IDLE_LIMIT, read_request(&mut stream, &mut inbox));
+    let Defaults { idle_limit, request_limit, .. } = engine.defaults;
+    for served in 1..=request_limit {
+        let arrival = tokio::time::timeout(idle_limit, read_request(&mut stream, &mut inbox));
         let Ok(Ok(Some(request))) = arrival.await else { break };
         add(&engine.counters.requests);
-        let last = served == REQUEST_LIMIT || request.head.close;
+        let last = served == request_limit || request.head.close;
         let outcome = answer::answer(&mut stream, &engine, &request, last).await;
         if last || !matches!(outcome, Ok(Then::Keep)) {
             break;
@@ -163,7 +160,7 @@ async fn read_request(
         }
     };
     let mut body = BytesMut::new();
-    let mut reading = Body::new(head.framing);
+    let mut reading = Body::new(head.framing.unwrap_or(Framing::Length(0)));
     while !reading.decode(inbox, &mut body)? {
         if stream.read(inbox).await? == 0 {
             return Ok(None);

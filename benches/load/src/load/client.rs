@@ -1,55 +1,14 @@
-//! One client: a keep-alive connection, the bytes of its request, and the head of the answer.
+//! One client: a keep-alive connection, and the head of the answer.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use bytes::BytesMut;
 
-use super::Target;
-use super::figures::Connections;
+use super::Load;
 use crate::address::{Address, Stream};
-use crate::http::{Body, Head};
-use crate::transcript::{SEEDS, write_digits};
-
-/// The bytes of a request, in which only the seed differs from one to the next.
-pub(super) struct Request {
-    bytes: Vec<u8>,
-    seed_at: usize,
-}
-
-impl Request {
-    /// `wishes` are further fields of the body, each with a comma before it.
-    pub(super) fn new(target: &Target, wishes: &str) -> anyhow::Result<Self> {
-        let model = serde_json::to_string(&target.model)?;
-        let body = format!(
-            "{{\"model\":{model},\"messages\":[\
-             {{\"role\":\"system\",\"content\":\"You are a helpful assistant.\"}},\
-             {{\"role\":\"user\",\"content\":\"Write a haiku about the cost of a proxy.\"}}],\
-             \"temperature\":0.7{wishes},\"x_seed\":{}}}",
-            SEEDS.start()
-        );
-        let key = target.api_key.as_ref();
-        let authorization =
-            key.map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default();
-        let mut bytes = format!(
-            "POST {} HTTP/1.1\r\nHost: {}\r\nAccept: */*\r\nContent-Type: application/json\r\n\
-             {authorization}Content-Length: {}\r\n\r\n",
-            target.path,
-            target.address.host(),
-            body.len()
-        )
-        .into_bytes();
-        bytes.extend_from_slice(body.as_bytes());
-        // Eight digits and the closing brace.
-        let seed_at = bytes.len() - 9;
-        Ok(Self { bytes, seed_at })
-    }
-
-    fn with_seed(&mut self, seed: u32) -> &[u8] {
-        write_digits(&mut self.bytes[self.seed_at..self.seed_at + 8], seed);
-        &self.bytes
-    }
-}
+use crate::http::{Body, Framing, Head};
 
 /// The head of an answer has arrived; its body follows.
 pub(super) struct Opened {
@@ -65,50 +24,54 @@ pub(super) struct Client {
     stream: Option<Stream>,
     inbox: BytesMut,
     close: bool,
-    pub(super) connections: Connections,
+    load: Rc<Load>,
 }
 
 impl Client {
-    pub(super) fn new(address: Address) -> Self {
+    pub(super) fn new(address: Address, load: Rc<Load>) -> Self {
         let inbox = BytesMut::with_capacity(16 * 1024);
-        Self { address, stream: None, inbox, close: false, connections: Connections::default() }
+        Self { address, stream: None, inbox, close: false, load }
     }
 
-    /// Sends `request` and waits for the head of a 200.
-    pub(super) async fn open(
-        &mut self,
-        request: &mut Request,
-        seed: u32,
-    ) -> anyhow::Result<Opened> {
+    /// Sends the bytes of a request and waits for the head of a 200.
+    pub(super) async fn open(&mut self, request: &[u8]) -> anyhow::Result<Opened> {
         let reused = self.stream.is_some();
-        let bytes = request.with_seed(seed);
-        let (head, sent, reused) = match self.exchange(bytes).await {
+        let (head, sent, reused) = match self.send(request).await {
             Ok((head, sent)) => (head, sent, reused),
             // The server may close a kept connection at any time. Whoever reuses one tries once more.
             Err(_) if reused && self.inbox.is_empty() => {
-                self.connections.stale += 1;
+                let stale = &self.load.connections.stale;
+                stale.set(stale.get() + 1);
                 self.drop_connection();
-                let (head, sent) = self.exchange(bytes).await?;
+                let (head, sent) = self.send(request).await?;
                 (head, sent, false)
             }
             Err(error) => return Err(error),
         };
         self.close = head.close;
         let status = head.status().context("an answer without a status")?;
-        ensure!(status == 200, "status {status}");
-        Ok(Opened { sent, reused, body: Body::new(head.framing) })
+        let mut body = Body::new(head.framing.unwrap_or(Framing::UntilClose));
+        if status != 200 {
+            let mut content = BytesMut::new();
+            while content.len() < 64 * 1024 && !body.decode(&mut self.inbox, &mut content)? {
+                self.wait(&mut body).await?;
+            }
+            bail!("status {status}{}", explanation(&content));
+        }
+        Ok(Opened { sent, reused, body })
     }
 
-    async fn exchange(&mut self, bytes: &[u8]) -> anyhow::Result<(Head, Instant)> {
+    async fn send(&mut self, request: &[u8]) -> anyhow::Result<(Head, Instant)> {
         let stream = if let Some(stream) = self.stream.take() {
             stream
         } else {
-            self.connections.opened += 1;
+            let opened = &self.load.connections.opened;
+            opened.set(opened.get() + 1);
             Stream::connect(&self.address).await.context("cannot connect")?
         };
         let stream = self.stream.insert(stream);
         let sent = Instant::now();
-        stream.write(bytes).await.context("cannot send")?;
+        stream.write(request).await.context("cannot send")?;
         loop {
             if let Some(head) = Head::take(&mut self.inbox)? {
                 return Ok((head, sent));
@@ -128,11 +91,13 @@ impl Client {
         body.decode(&mut self.inbox, content)
     }
 
-    /// Waits for more of the body.
-    pub(super) async fn wait(&mut self) -> anyhow::Result<()> {
+    /// Waits for more of the body, or for its end if that is the connection's.
+    pub(super) async fn wait(&mut self, body: &mut Body) -> anyhow::Result<()> {
         let stream = self.stream.as_mut().context("no connection")?;
-        let count = stream.read(&mut self.inbox).await.context("the answer was cut")?;
-        ensure!(count > 0, "the answer ended early");
+        if stream.read(&mut self.inbox).await.context("the answer was cut")? == 0 {
+            ensure!(body.ends_with_connection(), "the answer ended early");
+            self.close = true;
+        }
         Ok(())
     }
 
@@ -149,4 +114,21 @@ impl Client {
         self.stream = None;
         self.inbox.clear();
     }
+
+    /// The connection, to be held without reading from it.
+    pub(super) fn into_stream(self) -> Option<Stream> {
+        self.stream
+    }
+}
+
+/// What the body of an error says, as far as people want to read it.
+fn explanation(body: &[u8]) -> String {
+    let parsed = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
+    let message = parsed.pointer("/error/message").or_else(|| parsed.get("error"));
+    let text = match message.and_then(serde_json::Value::as_str) {
+        Some(message) => message.to_owned(),
+        None => String::from_utf8_lossy(body).into_owned(),
+    };
+    let text: String = text.trim().chars().take(200).collect();
+    if text.is_empty() { text } else { format!(": {text}") }
 }

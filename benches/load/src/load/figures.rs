@@ -1,48 +1,113 @@
-//! The figures that a load reports.
+//! The figures that a load gathers, all workers together: they share one thread.
 
+use std::cell::Cell;
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 /// Enough to see what went wrong, and no flood when everything does.
 const SAMPLE_LIMIT: usize = 5;
 
-/// Microseconds, one a measurement.
-#[derive(Default)]
-pub(super) struct Durations(Vec<f32>);
+/// Three digits, whatever the size: 46.0 µs and 4,600 µs are each told from the next tenth of a percent.
+const DIGITS: u8 = 3;
+
+/// Nanoseconds, one a measurement, in a histogram that grows with the largest.
+pub(super) struct Durations {
+    histogram: Histogram<u64>,
+    largest: Duration,
+}
+
+impl Default for Durations {
+    fn default() -> Self {
+        // Cannot fail: 0 to 5 digits are allowed.
+        let histogram = Histogram::new(DIGITS).unwrap_or_else(|_| unreachable!());
+        Self { histogram, largest: Duration::ZERO }
+    }
+}
 
 impl Durations {
     pub(super) fn add(&mut self, duration: Duration) {
-        self.0.push(duration.as_secs_f32() * 1e6);
+        // Cannot fail: the histogram grows as far as 2^64 nanoseconds, which are 584 years.
+        let _ = self.histogram.record(duration.as_nanos() as u64);
+        self.largest = self.largest.max(duration);
     }
 
-    pub(super) fn extend(&mut self, other: Self) {
-        self.0.extend(other.0);
-    }
-
-    pub(super) fn percentiles(mut self) -> Percentiles {
-        self.0.sort_unstable_by(f32::total_cmp);
-        let at = |share: f64| {
-            let last = self.0.len().saturating_sub(1);
-            let index = (last as f64 * share).round() as usize;
-            self.0.get(index).map(|&value| (f64::from(value) * 10.0).round() / 10.0)
+    pub(super) fn percentiles(&self) -> Percentiles {
+        let microseconds = |nanoseconds: f64| Some((nanoseconds / 100.0).round() / 10.0);
+        let at = |share: f64| match self.histogram.len() {
+            0 => None,
+            _ => {
+                let value = self.histogram.value_at_quantile(share);
+                // The middle of a bucket; never more than what was seen.
+                let value = self.histogram.median_equivalent(value) as f64;
+                microseconds(value.min(self.largest.as_nanos() as f64))
+            }
         };
-        Percentiles { count: self.0.len(), p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0) }
+        Percentiles {
+            count: self.histogram.len(),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: at(1.0).and_then(|_| microseconds(self.largest.as_nanos() as f64)),
+        }
     }
 }
 
 /// Microseconds; null where nothing was measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Percentiles {
-    pub(crate) count: usize,
+    pub(crate) count: u64,
     pub(crate) p50: Option<f64>,
     pub(crate) p90: Option<f64>,
     pub(crate) p99: Option<f64>,
+    pub(crate) p999: Option<f64>,
     pub(crate) max: Option<f64>,
 }
 
+/// All that is counted and timed. What a kind of load does not measure stays empty.
+#[derive(Default)]
+pub(super) struct Figures {
+    /// Answers that were whole and right.
+    pub(super) answers: u64,
+    pub(super) failures: Failures,
+    pub(super) events: u64,
+    pub(super) missed_events: u64,
+    pub(super) tokens: Tokens,
+    /// Streams that were fast enough.
+    pub(super) good: u64,
+    pub(super) latency: Durations,
+    pub(super) ttft: Durations,
+    pub(super) ttft_fresh: Durations,
+    pub(super) gap: Durations,
+    pub(super) lag: Durations,
+    pub(super) tpot: Durations,
+    pub(super) starts: Starts,
+}
+
+/// How requests of an open loop were started.
+#[derive(Default)]
+pub(super) struct Starts {
+    pub(super) intended: u64,
+    pub(super) late: u64,
+    pub(super) dropped: u64,
+    pub(super) lateness: Durations,
+}
+
+/// Tokens as the server counts them, and where its counts were found.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Tokens {
+    pub(crate) completion: u64,
+    pub(crate) prompt: u64,
+    /// Answers whose count was in `usage`, in `timings`, or was that of their events, for want of both.
+    pub(crate) from_usage: u64,
+    pub(crate) from_timings: u64,
+    pub(crate) from_events: u64,
+}
+
 /// Requests that failed, and the first few reasons.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Failures {
     pub(crate) errors: u64,
     pub(crate) error_samples: Vec<String>,
@@ -55,25 +120,11 @@ impl Failures {
             self.error_samples.push(format!("{error:#}"));
         }
     }
-
-    pub(super) fn extend(&mut self, other: Self) {
-        self.errors += other.errors;
-        self.error_samples.extend(other.error_samples);
-        self.error_samples.truncate(SAMPLE_LIMIT);
-    }
 }
 
-/// How the client's connections fared.
-#[derive(Debug, Default, Serialize)]
-pub(crate) struct Connections {
-    pub(crate) opened: u64,
-    /// Kept connections that turned out to be closed when the next request was sent on them.
-    pub(crate) stale: u64,
-}
-
-impl Connections {
-    pub(super) fn extend(&mut self, other: &Self) {
-        self.opened += other.opened;
-        self.stale += other.stale;
-    }
+/// How the clients' connections fared.
+#[derive(Default)]
+pub(super) struct ConnectionCounts {
+    pub(super) opened: Cell<u64>,
+    pub(super) stale: Cell<u64>,
 }

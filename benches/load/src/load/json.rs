@@ -1,18 +1,19 @@
-//! Whole JSON answers in a closed loop: each connection sends its next request when it has its answer.
+//! Whole JSON answers, of which every byte is checked.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::ensure;
 use bytes::BytesMut;
 use clap::Args;
-use serde::Serialize;
-use tokio::task::JoinSet;
 
-use super::client::{Client, Request};
-use super::figures::{Connections, Durations, Failures, Percentiles};
-use super::{Budget, Target};
-use crate::transcript::Transcript;
+use super::client::Client;
+use super::engine_stats::Stats;
+use super::options::{Pattern, Target};
+use super::report::{Circumstances, Report};
+use super::request::Request;
+use super::{Connections, Load, Start, Worker};
+use crate::transcript::{Transcript, embeddings};
 
 /// Tokens that every answer claims to have.
 const TOKENS: u32 = 64;
@@ -21,106 +22,88 @@ const TOKENS: u32 = 64;
 pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) target: Target,
-    /// Connections, each with one request at a time.
-    #[arg(long, default_value_t = 32)]
+    /// Closed loop: connections, each with one request at a time.
+    #[arg(long, default_value_t = 32, conflicts_with = "rate_requests", value_name = "N")]
     connections: u32,
     /// Milliseconds that the engine waits before each answer.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_name = "MS")]
     stall: u64,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Report {
-    mode: &'static str,
-    seconds: f64,
-    /// Answers that were right to the byte.
-    pub(crate) requests: u64,
-    #[serde(flatten)]
-    pub(crate) failures: Failures,
-    requests_per_second: f64,
-    pub(crate) connections: Connections,
-    latency_us: Percentiles,
-}
-
-#[derive(Default)]
-struct Tally {
-    latencies: Durations,
-    requests: u64,
-    failures: Failures,
+    /// Ask for answers of so many bytes, as `/v1/embeddings` gives them.
+    #[arg(long, value_name = "N")]
+    bytes: Option<usize>,
+    #[command(flatten)]
+    pattern: Pattern,
 }
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<Report> {
-    let budget = Budget::new(&options.target);
-    let start = Instant::now();
-    let mut workers = JoinSet::new();
-    for _ in 0..options.connections {
-        workers.spawn_local(work(options.clone(), Rc::clone(&budget)));
-    }
-    let mut total = Tally::default();
-    let mut connections = Connections::default();
-    while let Some(ended) = workers.join_next().await {
-        let (tally, of_worker) = ended??;
-        total.latencies.extend(tally.latencies);
-        total.requests += tally.requests;
-        total.failures.extend(tally.failures);
-        connections.extend(&of_worker);
-    }
-    let seconds = start.elapsed().as_secs_f64();
-    Ok(Report {
+    let Options { target, pattern, bytes, .. } = &options;
+    let size = bytes.map(|bytes| format!(",\"x_bytes\":{bytes}")).unwrap_or_default();
+    let wishes = format!(",\"x_events\":{TOKENS},\"x_stall_ms\":{}{size}", options.stall);
+    let request = Request::new(target, &wishes)?;
+    let earlier = match &target.engine {
+        Some(engine) => Some((engine, Stats::of(engine).await?)),
+        None => None,
+    };
+    let load = Load::new(&target.extent)?;
+    let connections = Connections { number: options.connections, spread: Duration::ZERO };
+    let hire = || Asking {
+        client: Client::new(target.address.clone(), Rc::clone(&load)),
+        load: Rc::clone(&load),
+        request: request.clone(),
+        bytes: *bytes,
+        content: BytesMut::with_capacity(1024),
+    };
+    let seconds = load.run(pattern, connections, hire).await?;
+    let circumstances = Circumstances {
         mode: "json",
         seconds,
-        requests: total.requests,
-        failures: total.failures,
-        requests_per_second: (total.requests as f64 / seconds).round(),
-        connections,
-        latency_us: total.latencies.percentiles(),
-    })
+        connections: &load.connections,
+        open_loop: pattern.is_open(),
+        slo: None,
+    };
+    let mut report = Report::new(&load.figures.borrow(), &circumstances);
+    if let Some((engine, earlier)) = earlier {
+        report.engine = Some(Stats::of(engine).await?.since(earlier));
+    }
+    Ok(report)
 }
 
-async fn work(options: Options, budget: Rc<Budget>) -> anyhow::Result<(Tally, Connections)> {
-    let wishes = format!(",\"x_events\":{TOKENS},\"x_stall_ms\":{}", options.stall);
-    let mut request = Request::new(&options.target, &wishes)?;
-    let mut client = Client::new(options.target.address);
-    let patience = Duration::from_secs_f64(options.target.patience);
-    let mut tally = Tally::default();
-    let mut content = BytesMut::with_capacity(1024);
-    while let Some(seed) = budget.next() {
+/// A worker that asks for whole answers.
+struct Asking {
+    client: Client,
+    load: Rc<Load>,
+    request: Request,
+    bytes: Option<usize>,
+    content: BytesMut,
+}
+
+impl Worker for Asking {
+    async fn exchange(&mut self, start: Start) -> anyhow::Result<()> {
+        let Self { client, content, .. } = self;
         content.clear();
-        let answer = ask(&mut client, &mut request, seed, &mut content);
-        match tokio::time::timeout(patience, answer).await.unwrap_or_else(|late| Err(late.into())) {
-            Ok(latency) => {
-                tally.requests += 1;
-                tally.latencies.add(latency);
-            }
-            Err(error) => {
-                tally.failures.note(&error);
-                client.drop_connection();
-                breathe().await;
-            }
+        let mut opened = client.open(self.request.with_seed(start.seed)).await?;
+        while !client.decode(&mut opened.body, content)? {
+            client.wait(&mut opened.body).await?;
         }
+        let latency = start.intended.unwrap_or(opened.sent).elapsed();
+        client.finish()?;
+        let expected = match self.bytes {
+            Some(length) => embeddings(start.seed, length),
+            None => Transcript::new(start.seed, TOKENS).json(),
+        };
+        ensure!(expected == *content, "a wrong answer: {}", beginning(content));
+        let mut figures = self.load.figures.borrow_mut();
+        figures.answers += 1;
+        figures.latency.add(latency);
+        Ok(())
     }
-    Ok((tally, client.connections))
+
+    fn give_up(&mut self) {
+        self.client.drop_connection();
+    }
 }
 
-/// A target that refuses everything must not be hammered as fast as it can refuse.
-pub(super) async fn breathe() {
-    tokio::time::sleep(Duration::from_millis(10)).await;
-}
-
-/// One request and its answer, which must be the one that belongs to `seed`.
-async fn ask(
-    client: &mut Client,
-    request: &mut Request,
-    seed: u32,
-    content: &mut BytesMut,
-) -> anyhow::Result<Duration> {
-    let mut opened = client.open(request, seed).await?;
-    while !client.decode(&mut opened.body, content)? {
-        client.wait().await?;
-    }
-    let latency = opened.sent.elapsed();
-    client.finish()?;
-    let expected = Transcript::new(seed, TOKENS).json();
-    ensure!(expected == *content, "a wrong answer: {}", String::from_utf8_lossy(content));
-    Ok(latency)
+/// Of an answer of megabytes, nobody wants to read all.
+fn beginning(content: &[u8]) -> String {
+    String::from_utf8_lossy(&content[..content.len().min(500)]).into_owned()
 }

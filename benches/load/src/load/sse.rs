@@ -7,196 +7,200 @@ use anyhow::ensure;
 use bytes::{Buf, BytesMut};
 use clap::Args;
 use memchr::memmem;
-use serde::Serialize;
-use tokio::task::JoinSet;
 
-use super::client::{Client, Request};
-use super::figures::{Connections, Durations, Failures, Percentiles};
-use super::json::breathe;
-use super::{Budget, Target};
-use crate::transcript::{DONE, Transcript};
+use super::client::Client;
+use super::engine_stats::Stats;
+use super::options::{Pattern, Slo, Target};
+use super::report::{Circumstances, Report};
+use super::request::Request;
+use super::stream_times::StreamTimes;
+use super::{Connections, Load, Start, Worker, stuck};
+use crate::transcript::{DONE, SEEDS, Transcript};
+
+/// Events that a stuck stream asks for: 250 MB, more than the buffers on its way can hold.
+const STUCK_EVENTS: u32 = 1_000_000;
 
 #[derive(Args, Clone)]
 pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) target: Target,
-    /// Streams at the same time, each on a connection of its own.
-    #[arg(long, default_value_t = 64)]
+    /// Closed loop: streams at the same time, each on a connection of its own.
+    #[arg(long, default_value_t = 64, conflicts_with = "rate_requests", value_name = "N")]
     streams: u32,
     /// Token events a second of one stream; 0 for as fast as the engine can.
-    #[arg(long, default_value_t = 100.0)]
+    #[arg(long, default_value_t = 100.0, value_name = "PER_SECOND")]
     rate: f64,
     /// Token events of one stream.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_name = "N")]
     events: u32,
     /// Ask the engine to keep its connection after a stream, which llama-server does not.
     /// Only without a proxy between: the figure to which those of proxies are compared.
     #[arg(long)]
     engine_keep_alive: bool,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Report {
-    mode: &'static str,
-    seconds: f64,
-    /// Streams that were right to the byte and complete.
-    pub(crate) streams: u64,
-    #[serde(flatten)]
-    pub(crate) failures: Failures,
-    /// Token events that arrived; the role, the end and `[DONE]` of a stream are not counted.
-    pub(crate) events: u64,
-    /// Token events that streams were cut short of.
-    pub(crate) missed_events: u64,
-    events_per_second: f64,
-    pub(crate) connections: Connections,
-    /// From the request to its first token event, second and later requests of a connection only.
-    ttft_us: Percentiles,
-    /// The same for first requests of a connection, without the time to connect.
-    ttft_fresh_us: Percentiles,
-    /// Between two token events of a stream. Events that arrive in one read are 0 apart.
-    gap_us: Percentiles,
-}
-
-#[derive(Default)]
-struct Tally {
-    ttft: Durations,
-    ttft_fresh: Durations,
-    gaps: Durations,
-    streams: u64,
-    events: u64,
-    missed_events: u64,
-    failures: Failures,
+    /// Besides the load, streams that nobody reads after their first event, until the duration is over. The engine
+    /// writes them as fast as it can.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    stuck: u32,
+    #[command(flatten)]
+    pattern: Pattern,
+    #[command(flatten)]
+    slo: Slo,
 }
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<Report> {
-    let budget = Budget::new(&options.target);
-    let start = Instant::now();
-    let mut workers = JoinSet::new();
-    for index in 0..options.streams {
-        workers.spawn_local(work(options.clone(), index, Rc::clone(&budget)));
+    let Options { target, pattern, rate, events, engine_keep_alive, .. } = &options;
+    ensure!(*rate >= 0.0 && rate.is_finite(), "--rate must be 0 or more");
+    let wishes = format!(
+        ",\"stream\":true,\"x_events\":{events},\"x_rate\":{rate},\"x_keep_alive\":{engine_keep_alive}"
+    );
+    let request = Request::new(target, &wishes)?;
+    let earlier = match &target.engine {
+        Some(engine) => Some((engine, Stats::of(engine).await?)),
+        None => None,
+    };
+    let held = hold_stuck(&options).await?;
+    let load = Load::new(&target.extent)?;
+    // Spread over one interval, so that the streams do not all have their events at one moment.
+    let interval =
+        if *rate > 0.0 { Duration::try_from_secs_f64(1.0 / rate)? } else { Duration::ZERO };
+    let connections = Connections { number: options.streams, spread: interval };
+    let hire = || Following {
+        client: Client::new(target.address.clone(), Rc::clone(&load)),
+        load: Rc::clone(&load),
+        request: request.clone(),
+        expected_tokens: *events,
+        interval,
+        slo: options.slo,
+        missing: 0,
+    };
+    let seconds = load.run(pattern, connections, hire).await?;
+    let stuck = if let Some(held) = held {
+        tokio::time::sleep_until(load.budget.end.into()).await;
+        Some(held.release())
+    } else {
+        None
+    };
+    let mut report = options.report(&load, seconds);
+    report.stuck = stuck;
+    if let Some((engine, earlier)) = earlier {
+        report.engine = Some(Stats::of(engine).await?.since(earlier));
     }
-    let mut total = Tally::default();
-    let mut connections = Connections::default();
-    while let Some(ended) = workers.join_next().await {
-        let (tally, of_worker) = ended??;
-        total.add(tally);
-        connections.extend(&of_worker);
-    }
-    Ok(total.report(start.elapsed().as_secs_f64(), connections))
+    Ok(report)
 }
 
-impl Tally {
-    fn add(&mut self, other: Self) {
-        self.ttft.extend(other.ttft);
-        self.ttft_fresh.extend(other.ttft_fresh);
-        self.gaps.extend(other.gaps);
-        self.streams += other.streams;
-        self.events += other.events;
-        self.missed_events += other.missed_events;
-        self.failures.extend(other.failures);
+async fn hold_stuck(options: &Options) -> anyhow::Result<Option<stuck::Held>> {
+    if options.stuck == 0 {
+        return Ok(None);
     }
+    let wishes = format!(",\"stream\":true,\"x_events\":{STUCK_EVENTS},\"x_rate\":0");
+    let mut request = Request::new(&options.target, &wishes)?;
+    // Not those of the load, which are further up.
+    let seeds = *SEEDS.start()..;
+    let requests = seeds.take(options.stuck as usize).map(|seed| request.with_seed(seed).to_vec());
+    let aside = Load::new(&options.target.extent)?;
+    stuck::hold(&aside, &options.target.address, requests).await.map(Some)
+}
 
-    fn report(self, seconds: f64, connections: Connections) -> Report {
-        Report {
+impl Options {
+    fn report(&self, load: &Load, seconds: f64) -> Report {
+        let figures = load.figures.borrow();
+        let circumstances = Circumstances {
             mode: "sse",
             seconds,
-            streams: self.streams,
-            failures: self.failures,
-            events: self.events,
-            missed_events: self.missed_events,
-            events_per_second: (self.events as f64 / seconds).round(),
-            connections,
-            ttft_us: self.ttft.percentiles(),
-            ttft_fresh_us: self.ttft_fresh.percentiles(),
-            gap_us: self.gaps.percentiles(),
+            connections: &load.connections,
+            open_loop: self.pattern.is_open(),
+            slo: self.slo.asked(),
+        };
+        let mut report = Report::new(&figures, &circumstances).with_streams(&figures);
+        report.streams = report.requests.take();
+        if let Some(streamed) = &mut report.streamed {
+            streamed.missed_events = Some(figures.missed_events);
+            streamed.ttft_fresh_us = Some(figures.ttft_fresh.percentiles());
+            streamed.lag_us = (self.rate > 0.0).then(|| figures.lag.percentiles());
         }
+        report
     }
 }
 
-async fn work(
-    options: Options,
-    index: u32,
-    budget: Rc<Budget>,
-) -> anyhow::Result<(Tally, Connections)> {
-    let wishes = format!(
-        ",\"stream\":true,\"x_events\":{},\"x_rate\":{},\"x_keep_alive\":{}",
-        options.events, options.rate, options.engine_keep_alive
-    );
-    let mut request = Request::new(&options.target, &wishes)?;
-    let mut client = Client::new(options.target.address);
-    let patience = Duration::from_secs_f64(options.target.patience);
-    if options.rate > 0.0 {
-        // Spread over one interval, so that the streams do not all have their events at one moment.
-        let phase = f64::from(index) / f64::from(options.streams) / options.rate;
-        tokio::time::sleep(Duration::from_secs_f64(phase)).await;
-    }
-    let mut tally = Tally::default();
-    while let Some(seed) = budget.next() {
-        let mut reading = Reading::new(seed, options.events);
-        let stream = reading.follow(&mut client, &mut request, &mut tally);
-        match tokio::time::timeout(patience, stream).await.unwrap_or_else(|late| Err(late.into())) {
-            Ok(()) => tally.streams += 1,
-            Err(error) => {
-                tally.failures.note(&error);
-                tally.missed_events += u64::from(options.events - reading.tokens);
-                client.drop_connection();
-                breathe().await;
+/// A worker that follows streams.
+struct Following {
+    client: Client,
+    load: Rc<Load>,
+    request: Request,
+    expected_tokens: u32,
+    /// Between two token events, as the engine is asked to send them.
+    interval: Duration,
+    slo: Slo,
+    /// Token events that are still to come.
+    missing: u32,
+}
+
+impl Worker for Following {
+    async fn exchange(&mut self, start: Start) -> anyhow::Result<()> {
+        self.missing = self.expected_tokens;
+        let mut opened = self.client.open(self.request.with_seed(start.seed)).await?;
+        let begin = start.intended.unwrap_or(opened.sent);
+        let mut times = StreamTimes::new(begin, self.interval);
+        let mut reading = Reading::new(start.seed, self.expected_tokens);
+        let mut content = BytesMut::with_capacity(4096);
+        loop {
+            let ended = self.client.decode(&mut opened.body, &mut content)?;
+            self.take_events(&mut content, &mut reading, &mut times, opened.reused)?;
+            if ended {
+                break;
             }
+            self.client.wait(&mut opened.body).await?;
         }
-        tally.events += u64::from(reading.tokens);
+        let latency = begin.elapsed();
+        ensure!(content.is_empty(), "a piece of an event at the end of the stream");
+        reading.ensure_complete()?;
+        self.client.finish()?;
+        let mut figures = self.load.figures.borrow_mut();
+        figures.answers += 1;
+        figures.latency.add(latency);
+        times.note_whole(&mut figures, u64::from(self.expected_tokens), self.slo);
+        Ok(())
     }
-    Ok((tally, client.connections))
+
+    fn give_up(&mut self) {
+        self.load.figures.borrow_mut().missed_events += u64::from(self.missing);
+        self.client.drop_connection();
+    }
+}
+
+impl Following {
+    /// Checks and times the whole events at the front of `content`.
+    fn take_events(
+        &mut self,
+        content: &mut BytesMut,
+        reading: &mut Reading,
+        times: &mut StreamTimes,
+        reused: bool,
+    ) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let mut figures = self.load.figures.borrow_mut();
+        while let Some(end) = memmem::find(content, b"\n\n") {
+            if reading.check(&content[..end + 2])? {
+                self.missing -= 1;
+                times.note_event(&mut figures, now, reused);
+            }
+            content.advance(end + 2);
+        }
+        Ok(())
+    }
 }
 
 /// Where one stream is.
 struct Reading {
-    seed: u32,
     transcript: Transcript,
     expected_tokens: u32,
-    /// Token events that have arrived.
-    tokens: u32,
     /// Events of any kind that have arrived.
     position: u32,
-    last: Option<Instant>,
 }
 
 impl Reading {
     fn new(seed: u32, expected_tokens: u32) -> Self {
-        let transcript = Transcript::new(seed, expected_tokens);
-        Self { seed, transcript, expected_tokens, tokens: 0, position: 0, last: None }
-    }
-
-    async fn follow(
-        &mut self,
-        client: &mut Client,
-        request: &mut Request,
-        tally: &mut Tally,
-    ) -> anyhow::Result<()> {
-        let mut opened = client.open(request, self.seed).await?;
-        let mut content = BytesMut::with_capacity(4096);
-        loop {
-            let ended = client.decode(&mut opened.body, &mut content)?;
-            let now = Instant::now();
-            while let Some(end) = memmem::find(&content, b"\n\n") {
-                if self.check(&content[..end + 2])? {
-                    let since = self.last.replace(now);
-                    match since {
-                        Some(earlier) => tally.gaps.add(now - earlier),
-                        None if opened.reused => tally.ttft.add(now - opened.sent),
-                        None => tally.ttft_fresh.add(now - opened.sent),
-                    }
-                }
-                content.advance(end + 2);
-            }
-            if ended {
-                break;
-            }
-            client.wait().await?;
-        }
-        ensure!(content.is_empty(), "a piece of an event at the end of the stream");
-        let whole = self.expected_tokens + 3;
-        ensure!(self.position == whole, "{} events instead of {whole}", self.position);
-        client.finish()
+        Self { transcript: Transcript::new(seed, expected_tokens), expected_tokens, position: 0 }
     }
 
     /// Compares an event with the one that is due, and says whether it was a token.
@@ -213,7 +217,12 @@ impl Reading {
         };
         ensure!(matches, "event {position} is wrong: {}", String::from_utf8_lossy(event));
         self.position += 1;
-        self.tokens += u32::from(token);
         Ok(token)
+    }
+
+    fn ensure_complete(&self) -> anyhow::Result<()> {
+        let whole = self.expected_tokens + 3;
+        ensure!(self.position == whole, "{} events instead of {whole}", self.position);
+        Ok(())
     }
 }

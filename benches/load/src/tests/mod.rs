@@ -1,20 +1,28 @@
 //! Both ends against each other, and the readers against every way to cut their input.
 
+mod chat;
+mod engine;
+mod open_loop;
+mod patterns;
+
+use std::time::Duration;
+
 use bytes::BytesMut;
 use clap::Parser;
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, LocalSet};
 
 use crate::address::{Address, Listener, Stream};
-use crate::engine::{self, Defaults};
+use crate::engine::{self as synthetic, Defaults};
 use crate::http::{Body, Framing, Head};
 use crate::load;
 use crate::transcript::Transcript;
 
 #[derive(Parser)]
 enum Load {
-    Json(load::json::Options),
-    Sse(load::sse::Options),
+    Json(Box<load::json::Options>),
+    Sse(Box<load::sse::Options>),
+    Chat(Box<load::chat::Options>),
 }
 
 fn arguments(line: &str, address: &str) -> Load {
@@ -23,20 +31,28 @@ fn arguments(line: &str, address: &str) -> Load {
 
 async fn run(load: Load) -> Value {
     match load {
-        Load::Json(options) => serde_json::to_value(load::json::run(options).await.unwrap()),
-        Load::Sse(options) => serde_json::to_value(load::sse::run(options).await.unwrap()),
+        Load::Json(options) => load::json::run(*options).await,
+        Load::Sse(options) => load::sse::run(*options).await,
+        Load::Chat(options) => load::chat::run(*options).await,
     }
+    .map(|report| serde_json::to_value(report).unwrap())
     .unwrap()
 }
 
+const DEFAULTS: Defaults =
+    Defaults { events: 4, rate: 0.0, idle_limit: Duration::from_secs(5), request_limit: 100 };
+
 fn with_engine<F: Future>(test: impl FnOnce(String) -> F) -> F::Output {
+    with_engine_of(DEFAULTS, test)
+}
+
+fn with_engine_of<F: Future>(defaults: Defaults, test: impl FnOnce(String) -> F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.address().unwrap();
-        let defaults = Defaults { events: 4, rate: 0.0 };
         let server: JoinHandle<_> =
-            tokio::task::spawn_local(engine::serve(vec![listener], defaults));
+            tokio::task::spawn_local(synthetic::serve(vec![listener], defaults));
         let outcome = test(address).await;
         server.abort();
         outcome
@@ -49,6 +65,11 @@ fn measure(line: &str) -> Value {
 
 /// All that the engine says to one request until it closes the connection.
 fn reply(body: &Value) -> String {
+    reply_and_end(body).0
+}
+
+/// The same, and how the connection ended.
+fn reply_and_end(body: &Value) -> (String, std::io::Result<usize>) {
     let body = body.to_string();
     let request = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
@@ -59,8 +80,13 @@ fn reply(body: &Value) -> String {
         let mut stream = Stream::connect(&address).await.unwrap();
         stream.write(request.as_bytes()).await.unwrap();
         let mut answer = BytesMut::new();
-        while stream.read(&mut answer).await.unwrap() > 0 {}
-        String::from_utf8(answer.to_vec()).unwrap()
+        let end = loop {
+            match stream.read(&mut answer).await {
+                Ok(count) if count > 0 => {}
+                end => break end,
+            }
+        };
+        (String::from_utf8(answer.to_vec()).unwrap(), end)
     })
 }
 
@@ -104,8 +130,8 @@ fn nobody_at_the_target_is_an_error() {
         unreachable!()
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let report = LocalSet::new().block_on(&runtime, load::json::run(options)).unwrap();
-    assert_eq!((report.requests, report.failures.errors), (0, 2));
+    let report = LocalSet::new().block_on(&runtime, load::json::run(*options)).unwrap();
+    assert_eq!((report.requests, report.failures.errors), (Some(0), 2));
 }
 
 /// What a load says of a server that gives `answer` to a request with the seed, and closes.
@@ -120,8 +146,9 @@ fn measure_against(line: &str, answer: impl Fn(u32) -> Vec<u8> + 'static) -> Val
             while !inbox.ends_with(b"}") {
                 stream.read(&mut inbox).await.unwrap();
             }
+            // A chat's request has no seed.
             let seed = std::str::from_utf8(&inbox[inbox.len() - 9..inbox.len() - 1]).unwrap();
-            stream.write(&answer(seed.parse().unwrap())).await.unwrap();
+            stream.write(&answer(seed.parse().unwrap_or(0))).await.unwrap();
         });
         let report = run(arguments(line, &address)).await;
         server.await.unwrap();
@@ -181,26 +208,6 @@ fn a_status_and_a_wrong_answer_are_errors() {
 }
 
 #[test]
-fn a_stream_that_dies_has_no_end() {
-    let answer = reply(&json!({"stream": true, "x_events": 9, "x_die_after": 2}));
-    assert!(answer.contains("-00000001 ") && !answer.contains("-00000002 "), "{answer}");
-    assert!(!answer.contains("[DONE]") && !answer.ends_with("0\r\n\r\n"), "{answer}");
-}
-
-#[test]
-fn usage_is_sent_to_whom_asked_for_it() {
-    let options = json!({"include_usage": true});
-    let answer = reply(&json!({"stream": true, "x_events": 2, "stream_options": options}));
-    assert!(answer.contains("\"usage\":{\"completion_tokens\":2"), "{answer}");
-    assert!(!reply(&json!({"stream": true})).contains("\"usage\""));
-}
-
-#[test]
-fn bad_json_is_refused() {
-    assert!(reply(&json!({"stream": "yes"})).starts_with("HTTP/1.1 400 "));
-}
-
-#[test]
 fn an_event_has_the_length_of_a_real_one() {
     let mut transcript = Transcript::new(12_345_678, 64);
     assert!((230..=270).contains(&transcript.delta(63).len()));
@@ -232,6 +239,7 @@ fn a_head_is_read_when_it_is_complete() {
     assert!(Head::take(&mut input).unwrap().is_none());
     input.extend_from_slice(&bytes[bytes.len() - 4..]);
     let head = Head::take(&mut input).unwrap().unwrap();
-    assert_eq!((head.status(), head.framing, head.close), (Some(200), Framing::Length(3), true));
+    assert_eq!(head.framing, Some(Framing::Length(3)));
+    assert_eq!((head.status(), head.close), (Some(200), true));
     assert_eq!(&input[..], b"abc");
 }

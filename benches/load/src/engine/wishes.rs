@@ -1,0 +1,72 @@
+//! The fields of a request's body that the engine obeys. All others are ignored.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+#[derive(Default, Deserialize)]
+pub(super) struct Wishes {
+    #[serde(default)]
+    pub(super) stream: bool,
+    #[serde(default)]
+    pub(super) stream_options: StreamOptions,
+    /// Makes the answer this request's own.
+    pub(super) x_seed: Option<u32>,
+    pub(super) x_events: Option<u32>,
+    pub(super) x_rate: Option<f64>,
+    /// Whole answers only: embeddings of so many bytes instead of a chat's answer.
+    pub(super) x_bytes: Option<usize>,
+    /// Before a whole answer, or between the head of a stream and its first event.
+    #[serde(default, deserialize_with = "milliseconds")]
+    pub(super) x_prefill_ms: Duration,
+    /// The head is sent in two halves, so far apart.
+    #[serde(default, rename = "x_slow_head", deserialize_with = "milliseconds")]
+    pub(super) slow_head: Duration,
+    /// The share of an interval, at most 1, by which an event may come late.
+    #[serde(default)]
+    pub(super) x_jitter: f64,
+    /// Events that share a write, the first of them deciding when.
+    pub(super) x_burst: Option<u32>,
+    /// Answer with this status and an error.
+    pub(super) x_status: Option<u16>,
+    /// Close the connection after so many events, without an end; a whole answer is not sent at all.
+    pub(super) x_die_after: Option<u32>,
+    /// Close in the middle of the event of this number; a whole answer ends in its middle.
+    pub(super) x_half_event: Option<u32>,
+    /// Faults of this request close the connection with a reset. TCP only: a Unix socket has none.
+    #[serde(default)]
+    pub(super) x_reset: bool,
+    /// Pause once for so long, before the event of the number `x_stall_after` (0: after the head).
+    #[serde(default, deserialize_with = "milliseconds")]
+    pub(super) x_stall_ms: Duration,
+    #[serde(default)]
+    pub(super) x_stall_after: u32,
+    /// Keep the connection after a stream, which llama-server does not.
+    #[serde(default)]
+    pub(super) x_keep_alive: bool,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct StreamOptions {
+    #[serde(default)]
+    pub(super) include_usage: bool,
+}
+
+/// What `POST /x_freeze` takes.
+#[derive(Deserialize)]
+pub(super) struct Freeze {
+    #[serde(deserialize_with = "milliseconds")]
+    pub(super) ms: Duration,
+}
+
+fn milliseconds<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
+    u64::deserialize(input).map(Duration::from_millis)
+}
+
+impl Wishes {
+    /// What is asked for can be done.
+    pub(super) fn are_possible(&self) -> bool {
+        let status = self.x_status.is_none_or(|status| (400..=599).contains(&status));
+        status && (0.0..=1.0).contains(&self.x_jitter) && self.x_burst != Some(0)
+    }
+}
