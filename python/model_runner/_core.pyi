@@ -3,7 +3,16 @@
 from collections.abc import Sequence
 from typing import final
 
-__all__ = ["Config", "DataPlane", "ModelTotals", "Route", "RunnerSnapshot", "Snapshot"]
+__all__ = [
+    "Config",
+    "DataPlane",
+    "Histogram",
+    "ModelTotals",
+    "OperationTotals",
+    "Route",
+    "RunnerSnapshot",
+    "Snapshot",
+]
 
 @final
 class Config:
@@ -93,10 +102,14 @@ class ModelTotals:
     requests_client_error: int
     requests_engine_error: int
     requests_cancelled: int
+    requests_timed_out: int
+    """Those whose client took nothing of the answer for too long."""
     prompt_tokens: int
     """Prompt tokens, cached ones included."""
     cached_prompt_tokens: int
     completion_tokens: int
+    reasoning_tokens: int
+    """Completion tokens that were thoughts, as far as it was seen."""
     stream_events: int
     queue_seconds: float
     """From whole requests to their leases: waiting for a runner to load, and for a slot."""
@@ -106,6 +119,41 @@ class ModelTotals:
     """From requests' arrivals to the first bytes of their answers' bodies, summed."""
     first_bytes: int
     """Requests that had such a first byte."""
+    queue_waits: Histogram
+    """Seconds that requests waited for a slot."""
+    load_waits: Histogram
+    """Seconds that requests waited for a runner to be ready; without those that found one."""
+    inter_token_gaps: Histogram
+    """Seconds between one token and the next of a streamed answer."""
+    operations: list[OperationTotals]
+    """One for each operation that there was."""
+
+@final
+class OperationTotals:
+    """What was measured of one operation of a model, as OpenTelemetry's conventions have it."""
+
+    operation: str
+    """`chat`, `text_completion`, `embeddings`, `rerank`, `transcription` or `other`."""
+    durations: dict[str, Histogram]
+    """Seconds from arrival to last byte, by outcome."""
+    time_to_first_token: Histogram
+    """Seconds from arrival to the first token, of answers that were delivered whole."""
+    time_per_output_token: Histogram
+    """Seconds for each token after the first, of answers that were delivered whole."""
+    input_tokens: Histogram
+    """Prompt tokens of a request."""
+    output_tokens: Histogram
+    """Tokens produced for a request."""
+
+@final
+class Histogram:
+    """How often values lay between bounds."""
+
+    bounds: list[float]
+    """Inclusive upper bounds, ascending."""
+    counts: list[int]
+    """One for each bound, and a last one for what lies above all; not cumulative."""
+    sum: float
 
 @final
 class Snapshot:

@@ -38,6 +38,7 @@ class Totals:
     requests_client_error: int = 0
     requests_engine_error: int = 0
     requests_cancelled: int = 0
+    requests_timed_out: int = 0
 
 
 @dataclass(frozen=True)

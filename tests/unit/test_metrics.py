@@ -27,6 +27,29 @@ class Activity:
 
 
 @dataclass
+class Histogram:
+    bounds: list[float] = field(default_factory=lambda: [0.5, 1.0])
+    counts: list[int] = field(default_factory=lambda: [3, 0, 2])
+    sum: float = 4.25
+
+
+@dataclass
+class Operation:
+    operation: str = "chat"
+    durations: dict[str, Histogram] = field(
+        default_factory=lambda: {
+            "ok": Histogram(),
+            "cancelled": Histogram(counts=[0, 1, 0], sum=0.75),
+            "timed_out": Histogram(counts=[0, 0, 0], sum=0.0),
+        }
+    )
+    time_to_first_token: Histogram = field(default_factory=Histogram)
+    time_per_output_token: Histogram = field(default_factory=Histogram)
+    input_tokens: Histogram = field(default_factory=lambda: Histogram(sum=100.0))
+    output_tokens: Histogram = field(default_factory=lambda: Histogram(sum=50.0))
+
+
+@dataclass
 class Totals:
     backend: str = "llama.cpp"
     model: str = "ai/tiny-script"
@@ -35,14 +58,20 @@ class Totals:
     requests_client_error: int = 1
     requests_engine_error: int = 2
     requests_cancelled: int = 3
+    requests_timed_out: int = 4
     prompt_tokens: int = 100
     cached_prompt_tokens: int = 40
     completion_tokens: int = 50
+    reasoning_tokens: int = 20
     stream_events: int = 60
     queue_seconds: float = 0.5
     duration_seconds: float = 9.5
     first_byte_seconds: float = 1.5
     first_bytes: int = 12
+    queue_waits: Histogram = field(default_factory=Histogram)
+    load_waits: Histogram = field(default_factory=Histogram)
+    inter_token_gaps: Histogram = field(default_factory=Histogram)
+    operations: list[Operation] = field(default_factory=lambda: [Operation()])
 
 
 @dataclass
@@ -106,9 +135,12 @@ def test_our_own_numbers(tmp_path):
     found = values(answer.text)
     outcome = ("ai/tiny-script", "cancelled", "completion", "llama.cpp")
     assert found[("model_runner_requests_total", *outcome)] == 3
+    outcome = ("ai/tiny-script", "completion", "llama.cpp", "timed_out")
+    assert found[("model_runner_requests_total", *outcome)] == 4
     assert found[("model_runner_prompt_tokens_total", *MODEL)] == 100
     assert found[("model_runner_cached_prompt_tokens_total", *MODEL)] == 40
     assert found[("model_runner_completion_tokens_total", *MODEL)] == 50
+    assert found[("model_runner_reasoning_tokens_total", *MODEL)] == 20
     assert found[("model_runner_request_duration_seconds_total", *MODEL)] == 9.5
     assert found[("model_runner_request_first_byte_seconds_total", *MODEL)] == 1.5
     assert found[("model_runner_request_first_bytes_total", *MODEL)] == 12
@@ -124,11 +156,52 @@ def test_our_own_numbers(tmp_path):
     assert found[("process_resident_memory_bytes",)] > 0
 
 
+def samples(text, name):
+    """The samples of one name, with their labels."""
+    return [
+        (sample.labels, sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name
+    ]
+
+
+def test_histograms_are_cumulative_and_labelled_as_the_conventions_have_it(tmp_path):
+    (answer,) = scrape(tmp_path, exporter(Snapshot(models=[Totals()])))
+    ours = {"backend": "llama.cpp", "model": "ai/tiny-script", "mode": "completion"}
+    for name in ("queue_wait", "load_wait", "inter_token_gap"):
+        name = f"model_runner_{name}_seconds"
+        assert samples(answer.text, f"{name}_bucket") == [
+            ({**ours, "le": "0.5"}, 3),
+            ({**ours, "le": "1.0"}, 3),
+            ({**ours, "le": "+Inf"}, 5),
+        ]
+        assert samples(answer.text, f"{name}_sum") == [(ours, 4.25)]
+        assert samples(answer.text, f"{name}_count") == [(ours, 5)]
+    theirs = {
+        "gen_ai_provider_name": "llama.cpp",
+        "gen_ai_request_model": "ai/tiny-script",
+        "gen_ai_operation_name": "chat",
+    }
+    # Only outcomes that there were; a success has no `error.type`.
+    assert samples(answer.text, "gen_ai_server_request_duration_seconds_count") == [
+        ({**theirs, "error_type": "cancelled"}, 1),
+        ({**theirs, "error_type": ""}, 5),
+    ]
+    for name in ("time_to_first_token", "time_per_output_token"):
+        assert samples(answer.text, f"gen_ai_server_{name}_seconds_count") == [(theirs, 5)]
+    assert samples(answer.text, "gen_ai_client_token_usage_sum") == [
+        ({**theirs, "gen_ai_token_type": "input"}, 100),
+        ({**theirs, "gen_ai_token_type": "output"}, 50),
+    ]
+
+
 def test_every_metric_of_ours_is_documented(tmp_path):
     page = exporter(Snapshot([Activity()], [Totals()]), [FakeRunner()], [Lifecycle()])
     (answer,) = scrape(tmp_path, page)
-    exported = set(re.findall(r"^# TYPE ((?:model_runner|process)_\S+) ", answer.text, re.M))
-    documented = set(re.findall(r"`((?:model_runner|process)_\w+)`", DOCUMENT.read_text("utf-8")))
+    names = r"((?:model_runner|process|gen_ai)_\w+)"
+    exported = set(re.findall(rf"^# TYPE {names} ", answer.text, re.M))
+    documented = set(re.findall(rf"^\| `{names}` \|", DOCUMENT.read_text("utf-8"), re.M))
     assert exported == documented
 
 

@@ -146,6 +146,7 @@ class Roster:
             + totals.requests_client_error
             + totals.requests_engine_error
             + totals.requests_cancelled
+            + totals.requests_timed_out
             for totals in snapshot.models
             if (totals.backend, totals.model, totals.mode) == labels
         )

@@ -9,6 +9,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from model_runner import __version__
+from model_runner.telemetry.histograms import LABELS, gen_ai, waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     Counts = tuple[tuple[str, str, Callable[[ModelTotals], float]], ...]
     Gauges = tuple[tuple[str, str, Callable[[RunnerSnapshot], int]], ...]
     LifecycleCounts = tuple[tuple[str, str, Callable[[LifecycleTotals], float]], ...]
-
-LABELS = ("backend", "model", "mode")
 
 Labels = tuple[str, str, str]
 
@@ -40,6 +39,11 @@ _PER_MODEL: Counts = (
         "completion_tokens",
         "Tokens that were generated, as far as the engine reported them.",
         lambda totals: totals.completion_tokens,
+    ),
+    (
+        "reasoning_tokens",
+        "Generated tokens that were thoughts, as far as it was seen.",
+        lambda totals: totals.reasoning_tokens,
     ),
     (
         "stream_events",
@@ -73,6 +77,7 @@ _OUTCOMES: tuple[tuple[str, Callable[[ModelTotals], int]], ...] = (
     ("client_error", lambda totals: totals.requests_client_error),
     ("engine_error", lambda totals: totals.requests_engine_error),
     ("cancelled", lambda totals: totals.requests_cancelled),
+    ("timed_out", lambda totals: totals.requests_timed_out),
 )
 
 _PER_RUNNER: Gauges = (
@@ -100,7 +105,7 @@ _LIFECYCLE: LifecycleCounts = (
 
 
 class ModelRunnerCollector(Collector):
-    """Exports what `Sources` say under stable names, `model_runner_…`."""
+    """Exports what `Sources` say under stable names, `model_runner_…` and `gen_ai_…`."""
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
@@ -114,6 +119,8 @@ class ModelRunnerCollector(Collector):
         yield info
         snapshot = self._sources.snapshot()
         yield from _requests(snapshot)
+        yield from waits(snapshot.models)
+        yield from gen_ai(snapshot.models)
         yield from _connections(snapshot)
         yield from _runners(self._sources.runners(), snapshot.runners)
         yield from _lifecycle(self._sources.totals())

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
-from model_runner.telemetry.collector import LABELS, ModelRunnerCollector
+from model_runner.telemetry.collector import ModelRunnerCollector
 from model_runner.telemetry.exposition import Exposition
+from model_runner.telemetry.histograms import LABELS
 from model_runner.telemetry.scrape import scrape
 
 if TYPE_CHECKING:

@@ -2,17 +2,23 @@
 //!
 //! The totals of a model outlive its runners, so counters only grow.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::endpoint::Mode;
 use crate::error::Error;
-use crate::snapshot::ModelTotals;
+use crate::histogram::{GAP, Histogram, Scale, Tally, WAIT, micros};
+use crate::snapshot::{self, ModelTotals, OperationTotals};
 use crate::usage::Usage;
 
+mod operation;
+
+pub(crate) use operation::Operation;
+use operation::OperationShard;
+
 /// How a request to an engine ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The whole answer was delivered.
     Ok,
@@ -20,36 +26,92 @@ pub(crate) enum Outcome {
     ClientError,
     /// The engine failed, or died.
     EngineError,
-    /// The client left before the end.
+    /// The client left before the end, or somebody cancelled the request.
+    #[default]
     Cancelled,
+    /// The client took nothing of the answer for too long.
+    TimedOut,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of their indexes.
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Ok, Self::ClientError, Self::EngineError, Self::Cancelled, Self::TimedOut];
+
+    /// The word that the metrics use.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::ClientError => "client_error",
+            Self::EngineError => "engine_error",
+            Self::Cancelled => "cancelled",
+            Self::TimedOut => "timed_out",
+        }
+    }
 }
 
 /// One thread's counters of one model in one mode. 128 bytes apart, so that threads do not share a cache line.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 struct ModelShard {
-    ok: AtomicU64,
-    client_error: AtomicU64,
-    engine_error: AtomicU64,
-    cancelled: AtomicU64,
+    /// By outcome.
+    requests: [AtomicU64; Outcome::ALL.len()],
     prompt_tokens: AtomicU64,
     cached_prompt_tokens: AtomicU64,
     completion_tokens: AtomicU64,
+    reasoning_tokens: AtomicU64,
     stream_events: AtomicU64,
     queue_micros: AtomicU64,
     duration_micros: AtomicU64,
     first_byte_micros: AtomicU64,
     first_bytes: AtomicU64,
+    queue_waits: Histogram,
+    load_waits: Histogram,
+    gaps: Histogram,
+    /// By operation; made when there is something to book.
+    operations: [OnceLock<Box<OperationShard>>; Operation::ALL.len()],
+}
+
+impl ModelShard {
+    fn new() -> Self {
+        Self {
+            requests: Default::default(),
+            prompt_tokens: AtomicU64::new(0),
+            cached_prompt_tokens: AtomicU64::new(0),
+            completion_tokens: AtomicU64::new(0),
+            reasoning_tokens: AtomicU64::new(0),
+            stream_events: AtomicU64::new(0),
+            queue_micros: AtomicU64::new(0),
+            duration_micros: AtomicU64::new(0),
+            first_byte_micros: AtomicU64::new(0),
+            first_bytes: AtomicU64::new(0),
+            queue_waits: Histogram::new(&WAIT),
+            load_waits: Histogram::new(&WAIT),
+            gaps: Histogram::new(&GAP),
+            operations: Default::default(),
+        }
+    }
 }
 
 /// What one request adds to its model's totals.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Entry {
+    pub(crate) operation: Operation,
     pub(crate) usage: Usage,
+    /// Choices that said something, where that is known.
+    pub(crate) choices: u64,
     pub(crate) stream_events: u64,
+    /// The wait for a slot.
     pub(crate) queued: Duration,
+    /// The wait for a runner to be ready; `None` if one was.
+    pub(crate) load: Option<Duration>,
     /// `None` if there was none.
     pub(crate) first_byte: Option<Duration>,
+    /// `None` if there was none, or it cannot be known.
+    pub(crate) first_token: Option<Duration>,
+    /// From the first token to the last.
+    pub(crate) generating: Duration,
+    pub(crate) gaps: Tally,
     pub(crate) duration: Duration,
 }
 
@@ -62,10 +124,6 @@ pub(crate) struct Totals {
     shards: Box<[ModelShard]>,
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
 #[expect(clippy::cast_precision_loss, reason = "2^53 µs are 285 years")]
 fn seconds(micros: u64) -> f64 {
     micros as f64 / 1e6
@@ -73,28 +131,34 @@ fn seconds(micros: u64) -> f64 {
 
 impl Totals {
     pub(crate) fn new(backend: String, model: String, mode: Mode, threads: usize) -> Self {
-        Self { backend, model, mode, shards: (0..threads).map(|_| ModelShard::default()).collect() }
+        Self { backend, model, mode, shards: (0..threads).map(|_| ModelShard::new()).collect() }
     }
 
     /// Book a request that ended. Called by the thread with that index only.
     pub(crate) fn book(&self, thread: usize, outcome: Outcome, entry: &Entry) {
         let Some(shard) = self.shards.get(thread) else { return };
-        let counter = match outcome {
-            Outcome::Ok => &shard.ok,
-            Outcome::ClientError => &shard.client_error,
-            Outcome::EngineError => &shard.engine_error,
-            Outcome::Cancelled => &shard.cancelled,
-        };
-        counter.fetch_add(1, Relaxed);
+        if let Some(counter) = shard.requests.get(outcome as usize) {
+            counter.fetch_add(1, Relaxed);
+        }
         shard.prompt_tokens.fetch_add(entry.usage.prompt_tokens, Relaxed);
         shard.cached_prompt_tokens.fetch_add(entry.usage.cached_prompt_tokens, Relaxed);
         shard.completion_tokens.fetch_add(entry.usage.completion_tokens, Relaxed);
+        shard.reasoning_tokens.fetch_add(entry.usage.reasoning_tokens, Relaxed);
         shard.stream_events.fetch_add(entry.stream_events, Relaxed);
-        shard.queue_micros.fetch_add(micros(entry.queued), Relaxed);
+        let waited = entry.queued + entry.load.unwrap_or_default();
+        shard.queue_micros.fetch_add(micros(waited), Relaxed);
         shard.duration_micros.fetch_add(micros(entry.duration), Relaxed);
         if let Some(first_byte) = entry.first_byte {
             shard.first_byte_micros.fetch_add(micros(first_byte), Relaxed);
             shard.first_bytes.fetch_add(1, Relaxed);
+        }
+        shard.queue_waits.record_time(entry.queued);
+        if let Some(load) = entry.load {
+            shard.load_waits.record_time(load);
+        }
+        shard.gaps.add(&entry.gaps);
+        if let Some(operation) = shard.operations.get(entry.operation as usize) {
+            operation.get_or_init(|| Box::new(OperationShard::new())).book(outcome, entry);
         }
     }
 
@@ -102,23 +166,57 @@ impl Totals {
         let sum = |field: fn(&ModelShard) -> &AtomicU64| -> u64 {
             self.shards.iter().map(|shard| field(shard).load(Relaxed)).sum()
         };
+        let requests = |outcome: Outcome| -> u64 {
+            let of = |shard: &ModelShard| {
+                shard.requests.get(outcome as usize).map_or(0, |count| count.load(Relaxed))
+            };
+            self.shards.iter().map(of).sum()
+        };
         ModelTotals {
             backend: self.backend.clone(),
             model: self.model.clone(),
             mode: self.mode.name(),
-            requests_ok: sum(|shard| &shard.ok),
-            requests_client_error: sum(|shard| &shard.client_error),
-            requests_engine_error: sum(|shard| &shard.engine_error),
-            requests_cancelled: sum(|shard| &shard.cancelled),
+            requests_ok: requests(Outcome::Ok),
+            requests_client_error: requests(Outcome::ClientError),
+            requests_engine_error: requests(Outcome::EngineError),
+            requests_cancelled: requests(Outcome::Cancelled),
+            requests_timed_out: requests(Outcome::TimedOut),
             prompt_tokens: sum(|shard| &shard.prompt_tokens),
             cached_prompt_tokens: sum(|shard| &shard.cached_prompt_tokens),
             completion_tokens: sum(|shard| &shard.completion_tokens),
+            reasoning_tokens: sum(|shard| &shard.reasoning_tokens),
             stream_events: sum(|shard| &shard.stream_events),
             queue_seconds: seconds(sum(|shard| &shard.queue_micros)),
             duration_seconds: seconds(sum(|shard| &shard.duration_micros)),
             first_byte_seconds: seconds(sum(|shard| &shard.first_byte_micros)),
             first_bytes: sum(|shard| &shard.first_bytes),
+            queue_waits: self.histogram(&WAIT, |shard| &shard.queue_waits),
+            load_waits: self.histogram(&WAIT, |shard| &shard.load_waits),
+            inter_token_gaps: self.histogram(&GAP, |shard| &shard.gaps),
+            operations: self.operations(),
         }
+    }
+
+    fn histogram(
+        &self,
+        scale: &'static Scale,
+        field: fn(&ModelShard) -> &Histogram,
+    ) -> snapshot::Histogram {
+        Histogram::total(scale, self.shards.iter().map(field))
+    }
+
+    /// The operations that there were.
+    fn operations(&self) -> Vec<OperationTotals> {
+        let of = |operation: Operation| {
+            let shards: Vec<&OperationShard> = self
+                .shards
+                .iter()
+                .filter_map(|shard| shard.operations.get(operation as usize)?.get())
+                .map(|shard| &**shard)
+                .collect();
+            (!shards.is_empty()).then(|| OperationShard::sum(operation, &shards))
+        };
+        Operation::ALL.into_iter().filter_map(of).collect()
     }
 }
 

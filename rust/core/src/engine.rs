@@ -66,6 +66,7 @@ pub(crate) enum Failed {
 
 /// Ask the engine that the account's lease is for.
 pub(crate) async fn ask(call: Call<'_>, mut account: Account) -> Result<Response<Answer>, Failed> {
+    account.asked(call.path, call.body);
     let runner = Arc::clone(account.lease.runner());
     let mut unread = true;
     let mut first_failure = None;
@@ -180,7 +181,8 @@ async fn deliver(
     } else if head.status.is_server_error() {
         account.outcome = Outcome::EngineError;
     }
-    let relay = Relay::new(incoming, connection, poolable, Observer::new(stream), account);
+    let observer = if stream { Observer::stream(account.prompts) } else { Observer::document() };
+    let relay = Relay::new(incoming, connection, poolable, observer, account);
     Ok(Response::from_parts(head, Answer::Engine(Box::new(relay))))
 }
 

@@ -1,5 +1,6 @@
 //! The story of an inference request: read it, lease a runner, ask its engine.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -77,6 +78,8 @@ struct Asked {
     assembled: Option<Shape>,
     received: Instant,
     complete: Instant,
+    /// How long it has waited for a runner to be ready; `None` if one was.
+    load: Cell<Option<Duration>>,
 }
 
 impl Asked {
@@ -94,8 +97,19 @@ impl Asked {
         // A stream passes as it is, and its body is not looked at again.
         let (body, assembled) =
             if stream { (body, None) } else { as_engine_is_asked(body, target.upstream_path) };
-        let ticket = Rc::clone(ticket);
-        Ok(Self { ticket, head, target, model, stream, slots, body, assembled, received, complete })
+        Ok(Self {
+            ticket: Rc::clone(ticket),
+            head,
+            target,
+            model,
+            stream,
+            slots,
+            body,
+            assembled,
+            received,
+            complete,
+            load: Cell::new(None),
+        })
     }
 
     /// Free slots of a ready runner.
@@ -116,8 +130,8 @@ impl Asked {
             body: &self.body,
             assembled: self.assembled,
         };
-        let (received, complete) = (self.received, self.complete);
-        let clock = Clock { received, complete, leased: Instant::now() };
+        let (received, complete, load) = (self.received, self.complete, self.load.get());
+        let clock = Clock { received, complete, load, leased: Instant::now() };
         engine::ask(call, Account::open(&self.ticket, lease, clock)).await
     }
 
@@ -148,7 +162,9 @@ impl Asked {
             let runner = if let Some(runner) = warm.take() {
                 runner
             } else {
+                let asked = Instant::now();
                 let runner_id = control::lease(worker, model, mode, failed_runner).await?;
+                self.load.set(Some(self.load.get().unwrap_or_default() + asked.elapsed()));
                 // It may be gone again already; then the next round asks anew.
                 let Some(runner) = routes.by_id(&runner_id) else { continue };
                 runner

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::sse::Splitter;
-use crate::usage::{self, StreamUsage, Usage};
+use crate::usage::{self, Prompts, StreamUsage, Usage};
 
 /// Whole answers up to this size are parsed as one; of longer ones (batches of embeddings) only both ends are kept, for
 /// engines put the counts before or after the data.
@@ -33,22 +33,34 @@ pub(crate) enum Observer {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Findings {
     pub(crate) usage: Usage,
+    /// Choices that said something, where that is known.
+    pub(crate) choices: u64,
     pub(crate) stream_events: u64,
     /// The engine said itself that it failed.
     pub(crate) error: bool,
 }
 
 impl Observer {
-    pub(crate) fn new(event_stream: bool) -> Self {
-        if event_stream {
-            Self::Stream { splitter: Splitter::default(), usage: StreamUsage::default() }
-        } else {
-            Self::Document { head: BytesMut::new(), tail: BytesMut::new() }
-        }
+    /// Watches an event stream.
+    pub(crate) fn stream(prompts: Prompts) -> Self {
+        Self::Stream { splitter: Splitter::default(), usage: StreamUsage::new(prompts) }
+    }
+
+    /// Watches one JSON document.
+    pub(crate) fn document() -> Self {
+        Self::Document { head: BytesMut::new(), tail: BytesMut::new() }
     }
 
     pub(crate) fn is_stream(&self) -> bool {
         matches!(self, Self::Stream { .. })
+    }
+
+    /// Events with something produced so far: about as many tokens. A document has none.
+    pub(crate) fn content_events(&self) -> u64 {
+        match self {
+            Self::Stream { usage, .. } => usage.content_events(),
+            Self::Document { .. } => 0,
+        }
     }
 
     /// An event of our own, set apart from one that the engine had begun.
@@ -93,19 +105,12 @@ impl Observer {
     /// What was produced so far; of a stream that was cut, one token for each content event.
     pub(crate) fn findings(&self) -> Findings {
         match self {
-            Self::Stream { usage, .. } => {
-                let mut counted = usage.total().unwrap_or_default();
-                if !usage.saw_done() {
-                    // The engine counts a choice at its end; of those that were cut it has said each token it sent.
-                    counted.completion_tokens =
-                        counted.completion_tokens.max(usage.content_events());
-                }
-                Findings {
-                    usage: counted,
-                    stream_events: usage.events(),
-                    error: usage.saw_error() || !usage.saw_done(),
-                }
-            }
+            Self::Stream { usage, .. } => Findings {
+                usage: usage.total(),
+                choices: usage.choices(),
+                stream_events: usage.events(),
+                error: usage.saw_error() || !usage.saw_done(),
+            },
             Self::Document { head, tail } => {
                 Findings { usage: document_usage(head, tail), ..Findings::default() }
             }
@@ -141,14 +146,14 @@ fn member(part: &[u8], key: &[u8]) -> Option<Usage> {
 mod tests {
     use bytes::Bytes;
 
-    use super::{Observer, WHOLE};
+    use super::{Observer, Prompts, WHOLE};
 
     #[test]
     fn counts_of_a_huge_answer_are_found_at_either_end() {
         let counts = r#""usage":{"prompt_tokens":7,"total_tokens":7}"#;
         let data = format!(r#""data":[{}1]"#, "0.125,".repeat(WHOLE / 3));
         for document in [format!("{{{counts},{data}}}"), format!("{{{data},{counts}}}")] {
-            let mut observer = Observer::new(false);
+            let mut observer = Observer::document();
             for chunk in document.as_bytes().chunks(60_000) {
                 observer.observe(&Bytes::copy_from_slice(chunk));
             }
@@ -162,7 +167,7 @@ mod tests {
         for shift in 0..60 {
             let before = format!(r#"{{"data":"{}""#, "x".repeat(WHOLE - 70 + shift));
             let document = format!("{before},{counts},\"more\":\"{}\"}}", "y".repeat(100));
-            let mut observer = Observer::new(false);
+            let mut observer = Observer::document();
             observer.observe(&Bytes::from(document.into_bytes()));
             assert_eq!(observer.findings().usage.prompt_tokens, 7, "{shift}");
         }
@@ -174,14 +179,14 @@ mod tests {
         let usage = r#""usage":{"prompt_tokens":5,"completion_tokens":5}"#;
         let text = "z".repeat(WHOLE);
         let document = format!(r#"{{"content":"{text}",{usage},{timings}}}"#);
-        let mut observer = Observer::new(false);
+        let mut observer = Observer::document();
         observer.observe(&Bytes::from(document.into_bytes()));
         assert_eq!(observer.findings().usage.cached_prompt_tokens, 2);
     }
 
     #[test]
     fn a_stream_without_its_end_is_an_error() {
-        let mut observer = Observer::new(true);
+        let mut observer = Observer::stream(Prompts::One);
         observer.observe(&Bytes::from_static(b"data: {\"choices\":[]}\n\n"));
         assert!(observer.findings().error);
         observer.observe(&Bytes::from_static(b"data: [DONE]\n\n"));

@@ -6,18 +6,20 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::account::{Entry, Outcome};
+use crate::account::{Entry, Operation, Outcome};
 use crate::error::Error;
 use crate::observe::Observer;
+use crate::pace::Pace;
 use crate::routes::Lease;
 use crate::ticket::Ticket;
 use crate::upstream::{Connection, EngineConnection};
+use crate::usage::Prompts;
 use crate::waiting::Waiting;
 use crate::worker::Worker;
 
@@ -143,6 +145,8 @@ pub(crate) struct Clock {
     pub(crate) received: Instant,
     /// The body was there, too.
     pub(crate) complete: Instant,
+    /// How long it waited for a runner to be ready; `None` if one was.
+    pub(crate) load: Option<Duration>,
     pub(crate) leased: Instant,
 }
 
@@ -153,7 +157,9 @@ pub(crate) struct Account {
     pub(crate) ticket: Rc<Ticket>,
     pub(crate) lease: Lease,
     pub(crate) outcome: Outcome,
+    pub(crate) prompts: Prompts,
     entry: Entry,
+    pace: Pace,
     clock: Clock,
     struck: bool,
 }
@@ -166,10 +172,18 @@ impl Account {
             ticket: Rc::clone(ticket),
             lease,
             outcome: Outcome::Cancelled,
+            prompts: Prompts::One,
             entry: Entry::default(),
+            pace: Pace::default(),
             clock,
             struck: false,
         }
+    }
+
+    /// Say what the engine is asked.
+    pub(crate) fn asked(&mut self, path: &str, body: &[u8]) {
+        self.entry.operation = Operation::of(path);
+        self.prompts = Prompts::asked(path, body);
     }
 
     /// Book nothing: the engine never saw the request.
@@ -184,8 +198,17 @@ impl Drop for Account {
         if self.struck {
             return;
         }
-        self.entry.queued = self.clock.leased - self.clock.complete;
+        let waited = self.clock.leased - self.clock.complete;
+        self.entry.load = self.clock.load;
+        self.entry.queued = waited.saturating_sub(self.clock.load.unwrap_or_default());
         self.entry.duration = self.clock.received.elapsed();
+        self.entry.first_token = self.pace.first_after(self.clock.received);
+        self.entry.generating = self.pace.span();
+        self.entry.gaps = *self.pace.gaps();
+        let given_up = self.worker.is_given_up() && !self.ticket.is_cancelled();
+        if self.outcome == Outcome::Cancelled && given_up {
+            self.outcome = Outcome::TimedOut;
+        }
         self.lease.runner().totals.book(self.worker.index, self.outcome, &self.entry);
     }
 }
@@ -265,7 +288,9 @@ impl Relay {
             Some(Ok(frame)) => {
                 if let Some(chunk) = frame.data_ref() {
                     self.note_first_byte();
+                    let before = self.observer.content_events();
                     self.observer.observe(chunk);
+                    self.account.pace.note(self.observer.content_events() - before);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -333,6 +358,7 @@ impl Drop for Relay {
             self.account.outcome = Outcome::Ok;
         }
         self.account.entry.usage = findings.usage;
+        self.account.entry.choices = findings.choices;
         self.account.entry.stream_events = findings.stream_events;
         // A connection that is still here carries an unfinished answer: dropping it closes it, and the engine stops.
     }

@@ -121,6 +121,8 @@ where
             async move { Ok::<_, Infallible>(handler::handle(worker, door, request).await) }
         })
     };
+    // Before the connection, so that it is dropped after it: whatever the connection held is booked in between.
+    let giving_up = worker.giving_up();
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -132,13 +134,21 @@ where
     let told = Cell::new(false);
     // Registers for the notification even if the connection is busy from the start.
     drain.as_mut().enable();
-    poll_fn(|context| {
+    let ended = poll_fn(|context| {
         if !told.get() && (worker.draining() || drain.as_mut().poll(context).is_ready()) {
             told.set(true);
             connection.as_mut().graceful_shutdown();
         }
-        // A connection that fails has no one left to tell.
-        connection.as_mut().poll(context).map(drop)
+        connection.as_mut().poll(context)
     })
     .await;
+    // A connection that fails has no one left to tell.
+    giving_up.set(ended.is_err_and(|error| is_stall(&error)));
+}
+
+/// Whether a connection failed because its client took nothing for too long.
+fn is_stall(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    let source = source.and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }

@@ -30,14 +30,18 @@ pub struct ModelTotals {
     pub requests_client_error: u64,
     /// Requests that the engine failed.
     pub requests_engine_error: u64,
-    /// Requests whose client left.
+    /// Requests whose client left, or that were cancelled.
     pub requests_cancelled: u64,
+    /// Requests whose client took nothing of the answer for too long.
+    pub requests_timed_out: u64,
     /// Prompt tokens, cached ones included.
     pub prompt_tokens: u64,
     /// Prompt tokens that the engine had cached.
     pub cached_prompt_tokens: u64,
     /// Tokens produced.
     pub completion_tokens: u64,
+    /// Those of them that were thoughts, as far as it was seen.
+    pub reasoning_tokens: u64,
     /// Server-sent events relayed.
     pub stream_events: u64,
     /// Seconds spent waiting for a runner to load, and for one of its slots.
@@ -48,6 +52,42 @@ pub struct ModelTotals {
     pub first_byte_seconds: f64,
     /// Requests that had such a first byte.
     pub first_bytes: u64,
+    /// Seconds that requests waited for a slot.
+    pub queue_waits: Histogram,
+    /// Seconds that requests waited for a runner to be ready; without those that found one.
+    pub load_waits: Histogram,
+    /// Seconds between one token and the next of a streamed answer.
+    pub inter_token_gaps: Histogram,
+    /// What OpenTelemetry's conventions measure, for each operation that there was.
+    pub operations: Vec<OperationTotals>,
+}
+
+/// What was measured of one operation of a model.
+#[derive(Clone, Debug)]
+pub struct OperationTotals {
+    /// `gen_ai.operation.name`.
+    pub operation: &'static str,
+    /// Seconds from arrival to last byte, by outcome.
+    pub durations: Vec<(&'static str, Histogram)>,
+    /// Seconds from arrival to the first token, of answers that were delivered whole.
+    pub time_to_first_token: Histogram,
+    /// Seconds for each token after the first, of answers that were delivered whole.
+    pub time_per_output_token: Histogram,
+    /// Prompt tokens of a request.
+    pub input_tokens: Histogram,
+    /// Tokens produced for a request.
+    pub output_tokens: Histogram,
+}
+
+/// How often values lay between bounds.
+#[derive(Clone, Debug)]
+pub struct Histogram {
+    /// Inclusive upper bounds, ascending.
+    pub bounds: Vec<f64>,
+    /// Values above the bound before and up to this one; the last count is of those above all bounds.
+    pub counts: Vec<u64>,
+    /// All values added up.
+    pub sum: f64,
 }
 
 /// All of it.

@@ -92,6 +92,10 @@ impl Ticket {
         false
     }
 
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.get()
+    }
+
     /// Do the work, but drop it as soon as the request is cancelled.
     ///
     /// # Errors

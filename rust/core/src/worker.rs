@@ -42,6 +42,7 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     pub(crate) tickets: Tickets,
     draining: Cell<bool>,
+    given_up: Cell<bool>,
 }
 
 impl Worker {
@@ -54,6 +55,7 @@ impl Worker {
             pool: Pool::default(),
             tickets: Tickets::default(),
             draining: Cell::new(false),
+            given_up: Cell::new(false),
         })
     }
 
@@ -64,5 +66,31 @@ impl Worker {
 
     pub(crate) fn draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// Whether the connection that is being dropped right now is dropped because its client took nothing for too long.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up.get()
+    }
+
+    /// With which it is said, until the guard is dropped.
+    pub(crate) fn giving_up(&self) -> GivingUp<'_> {
+        GivingUp(&self.given_up)
+    }
+}
+
+/// Unsays it on drop. What is declared before the connection is dropped after it.
+#[derive(Debug)]
+pub(crate) struct GivingUp<'a>(&'a Cell<bool>);
+
+impl GivingUp<'_> {
+    pub(crate) fn set(&self, given_up: bool) {
+        self.0.set(given_up);
+    }
+}
+
+impl Drop for GivingUp<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
     }
 }

@@ -16,5 +16,5 @@ mod _core {
     #[pymodule_export]
     use crate::plane::DataPlane;
     #[pymodule_export]
-    use crate::snapshot::{ModelTotals, RunnerSnapshot, Snapshot};
+    use crate::snapshot::{Histogram, ModelTotals, OperationTotals, RunnerSnapshot, Snapshot};
 }

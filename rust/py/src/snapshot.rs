@@ -27,14 +27,41 @@ pub(crate) struct ModelTotals {
     requests_client_error: u64,
     requests_engine_error: u64,
     requests_cancelled: u64,
+    requests_timed_out: u64,
     prompt_tokens: u64,
     cached_prompt_tokens: u64,
     completion_tokens: u64,
+    reasoning_tokens: u64,
     stream_events: u64,
     queue_seconds: f64,
     duration_seconds: f64,
     first_byte_seconds: f64,
     first_bytes: u64,
+    queue_waits: Histogram,
+    load_waits: Histogram,
+    inter_token_gaps: Histogram,
+    operations: Vec<OperationTotals>,
+}
+
+/// What was measured of one operation of a model.
+#[pyclass(frozen, get_all, skip_from_py_object, module = "model_runner._core")]
+#[derive(Clone)]
+pub(crate) struct OperationTotals {
+    operation: &'static str,
+    durations: HashMap<&'static str, Histogram>,
+    time_to_first_token: Histogram,
+    time_per_output_token: Histogram,
+    input_tokens: Histogram,
+    output_tokens: Histogram,
+}
+
+/// How often values lay between bounds.
+#[pyclass(frozen, get_all, skip_from_py_object, module = "model_runner._core")]
+#[derive(Clone)]
+pub(crate) struct Histogram {
+    bounds: Vec<f64>,
+    counts: Vec<u64>,
+    sum: f64,
 }
 
 /// All of it.
@@ -71,15 +98,41 @@ impl From<core::ModelTotals> for ModelTotals {
             requests_client_error: totals.requests_client_error,
             requests_engine_error: totals.requests_engine_error,
             requests_cancelled: totals.requests_cancelled,
+            requests_timed_out: totals.requests_timed_out,
             prompt_tokens: totals.prompt_tokens,
             cached_prompt_tokens: totals.cached_prompt_tokens,
             completion_tokens: totals.completion_tokens,
+            reasoning_tokens: totals.reasoning_tokens,
             stream_events: totals.stream_events,
             queue_seconds: totals.queue_seconds,
             duration_seconds: totals.duration_seconds,
             first_byte_seconds: totals.first_byte_seconds,
             first_bytes: totals.first_bytes,
+            queue_waits: totals.queue_waits.into(),
+            load_waits: totals.load_waits.into(),
+            inter_token_gaps: totals.inter_token_gaps.into(),
+            operations: totals.operations.into_iter().map(Into::into).collect(),
         }
+    }
+}
+
+impl From<core::OperationTotals> for OperationTotals {
+    fn from(totals: core::OperationTotals) -> Self {
+        let durations = totals.durations.into_iter();
+        Self {
+            operation: totals.operation,
+            durations: durations.map(|(outcome, seconds)| (outcome, seconds.into())).collect(),
+            time_to_first_token: totals.time_to_first_token.into(),
+            time_per_output_token: totals.time_per_output_token.into(),
+            input_tokens: totals.input_tokens.into(),
+            output_tokens: totals.output_tokens.into(),
+        }
+    }
+}
+
+impl From<core::Histogram> for Histogram {
+    fn from(histogram: core::Histogram) -> Self {
+        Self { bounds: histogram.bounds, counts: histogram.counts, sum: histogram.sum }
     }
 }
 

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 
 use super::{Assembled, Assembler, Shape};
 use crate::observe::Observer;
+use crate::usage::Prompts;
 
 /// Answers of a real llama-server: a line with the name, one with the whole answer, and the events of the stream for
 /// the same request. Times and identifiers, which differ from run to run, were made the same, and `usage` of several
@@ -18,6 +19,16 @@ struct Exchange {
 impl Exchange {
     fn shape(&self) -> Shape {
         if self.name.starts_with("text") { Shape::Text } else { Shape::Chat }
+    }
+
+    fn prompts(&self) -> Prompts {
+        let body = if self.name.contains("n2") { "{\"n\":2}" } else { "{}" };
+        let path = if self.shape() == Shape::Text { "/v1/completions" } else { "" };
+        Prompts::asked(path, body.as_bytes())
+    }
+
+    fn assemble<'a>(&self, chunks: impl IntoIterator<Item = &'a [u8]>) -> Assembled {
+        assemble_as(self.prompts(), self.shape(), chunks)
     }
 }
 
@@ -35,7 +46,15 @@ fn one(name: &str) -> Exchange {
 }
 
 fn assemble<'a>(shape: Shape, chunks: impl IntoIterator<Item = &'a [u8]>) -> Assembled {
-    let mut observer = Observer::new(true);
+    assemble_as(Prompts::One, shape, chunks)
+}
+
+fn assemble_as<'a>(
+    prompts: Prompts,
+    shape: Shape,
+    chunks: impl IntoIterator<Item = &'a [u8]>,
+) -> Assembled {
+    let mut observer = Observer::stream(prompts);
     let mut assembler = Assembler::new(shape);
     for chunk in chunks {
         observer.observe_with(&Bytes::copy_from_slice(chunk), |data| assembler.push(data));
@@ -59,7 +78,10 @@ fn stream_of(events: &[&str]) -> String {
 fn what_is_assembled_is_byte_for_byte_what_the_engine_answers() {
     let mut count = 0;
     for exchange in recorded() {
-        assert_eq!(answer(exchange.shape(), &exchange.stream), exchange.whole, "{}", exchange.name);
+        let Assembled::Answer(answer) = exchange.assemble([exchange.stream.as_bytes()]) else {
+            panic!("no answer: {}", exchange.name);
+        };
+        assert_eq!(String::from_utf8(answer).expect("text"), exchange.whole, "{}", exchange.name);
         count += 1;
     }
     assert!(count >= 40, "only {count} exchanges");
@@ -181,7 +203,7 @@ proptest! {
         cuts.sort_unstable();
         let chunks = cuts.windows(2).map(|window| &stream[window[0]..window[1]]);
         let expected = Assembled::Answer(exchange.whole.into());
-        prop_assert_eq!(assemble(exchange.shape(), chunks), expected);
+        prop_assert_eq!(exchange.assemble(chunks), expected);
     }
 
     #[test]

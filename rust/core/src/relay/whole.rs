@@ -30,7 +30,7 @@ impl Whole {
         shape: Shape,
         account: Account,
     ) -> Self {
-        let observer = Observer::new(true);
+        let observer = Observer::stream(account.prompts);
         Self { incoming, connection, observer, assembler: Assembler::new(shape), account }
     }
 
@@ -42,7 +42,9 @@ impl Whole {
             });
             let Some(Ok(frame)) = frame.await else { break };
             if let Some(chunk) = frame.data_ref() {
+                let before = self.observer.content_events();
                 self.observer.observe_with(chunk, |data| self.assembler.push(data));
+                self.account.pace.note(self.observer.content_events() - before);
             }
         }
         match self.assembler.finish(self.observer.findings().usage) {
@@ -83,6 +85,8 @@ fn status_of(code: Option<u16>) -> StatusCode {
 impl Drop for Whole {
     fn drop(&mut self) {
         // No event was relayed, so none is booked.
-        self.account.entry.usage = self.observer.findings().usage;
+        let findings = self.observer.findings();
+        self.account.entry.usage = findings.usage;
+        self.account.entry.choices = findings.choices;
     }
 }

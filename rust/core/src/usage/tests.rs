@@ -1,7 +1,8 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{Event, StreamUsage, Usage, from_json, is_plain_delta};
+use super::stream::plain_delta;
+use super::{Event, Prompts, StreamUsage, Usage, from_json};
 use crate::sse::Splitter;
 
 /// Streams of a real llama-server for `max_tokens: 2`, each under a line with its name: the
@@ -19,9 +20,27 @@ fn recorded(name: &str) -> Vec<Bytes> {
 }
 
 fn observed<'a>(events: impl IntoIterator<Item = &'a Bytes>) -> StreamUsage {
-    let mut usage = StreamUsage::default();
+    observed_as(Prompts::One, events)
+}
+
+fn observed_as<'a>(prompts: Prompts, events: impl IntoIterator<Item = &'a Bytes>) -> StreamUsage {
+    let mut usage = StreamUsage::new(prompts);
     events.into_iter().for_each(|data| usage.observe(data));
     usage
+}
+
+fn text_of(body: &str) -> Prompts {
+    Prompts::asked("/v1/completions", body.as_bytes())
+}
+
+/// What was asked in the recorded exchange of that name.
+fn asked(name: &str) -> Prompts {
+    match name {
+        "text two prompts" => text_of(r#"{"prompt":["a","b"]}"#),
+        _ if name.starts_with("text") && name.contains("two") => text_of(r#"{"prompt":"a","n":2}"#),
+        _ if name.starts_with("text") => text_of(r#"{"prompt":"a"}"#),
+        _ => Prompts::One,
+    }
 }
 
 fn stream_of(events: &[&'static str]) -> StreamUsage {
@@ -29,7 +48,12 @@ fn stream_of(events: &[&'static str]) -> StreamUsage {
 }
 
 fn tokens(prompt: u64, cached: u64, completion: u64) -> Usage {
-    Usage { prompt_tokens: prompt, cached_prompt_tokens: cached, completion_tokens: completion }
+    Usage {
+        prompt_tokens: prompt,
+        cached_prompt_tokens: cached,
+        completion_tokens: completion,
+        reasoning_tokens: 0,
+    }
 }
 
 #[test]
@@ -54,8 +78,8 @@ fn every_way_to_ask_llama_server_counts_the_same_tokens() {
         // The first event of this one is `data: null`.
         ("text two prompts", tokens(10, 3, 4), 4, 7),
     ] {
-        let stream = observed(&recorded(name));
-        assert_eq!(stream.total(), Some(usage), "{name}");
+        let stream = observed_as(asked(name), &recorded(name));
+        assert_eq!(stream.total(), usage, "{name}");
         assert_eq!(stream.content_events(), content_events, "{name}");
         assert_eq!(stream.events(), events, "{name}");
         assert!(stream.saw_done() && !stream.saw_error(), "{name}");
@@ -66,17 +90,15 @@ fn every_way_to_ask_llama_server_counts_the_same_tokens() {
 fn a_cut_stream_is_never_counted_for_more_than_it_produced() {
     for name in RECORDED.lines().filter_map(|line| line.strip_prefix("# ")) {
         let events = recorded(name);
-        let whole = observed(&events).total().expect("a total");
+        let whole = observed_as(asked(name), &events).total();
         for length in 0..events.len() {
-            let cut = observed(&events[..length]);
-            let reported = cut.total().unwrap_or_default();
+            let cut = observed_as(asked(name), &events[..length]);
+            let reported = cut.total();
             assert!(reported.completion_tokens <= whole.completion_tokens, "{name} {length}");
             assert!(reported.prompt_tokens <= whole.prompt_tokens, "{name} {length}");
             let produced = events[..length].iter().filter(|data| is_produced(data)).count() as u64;
             assert_eq!(cut.content_events(), produced, "{name} {length}");
-            if name.ends_with("per token") {
-                assert!(reported.completion_tokens >= produced, "{name} {length}");
-            }
+            assert!(reported.completion_tokens >= produced, "{name} {length}");
         }
     }
 }
@@ -94,7 +116,11 @@ fn is_produced(data: &[u8]) -> bool {
 fn ordinary_deltas_of_llama_server_take_the_short_way() {
     for (name, short) in [("chat", 2), ("chat usage two", 4), ("text", 2), ("chat per token", 0)] {
         let events = recorded(name);
-        assert_eq!(events.iter().filter(|data| is_plain_delta(data)).count(), short, "{name}");
+        assert_eq!(
+            events.iter().filter(|data| plain_delta(data).is_some()).count(),
+            short,
+            "{name}"
+        );
     }
 }
 
@@ -103,7 +129,7 @@ fn a_stream_that_is_only_its_last_event_is_counted() {
     for name in ["chat", "chat usage", "text"] {
         let events = recorded(name);
         let stream = observed(&events[events.len() - 2..]);
-        assert_eq!(stream.total().map(|usage| usage.completion_tokens), Some(2), "{name}");
+        assert_eq!(stream.total().completion_tokens, 2, "{name}");
         assert_eq!(stream.content_events(), 0, "{name}");
     }
 }
@@ -117,7 +143,7 @@ fn without_timings_the_last_usage_holds() {
         r#"{"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8, "prompt_tokens_details": null}}"#,
         r#"{"choices":[{"index":0,"delta":{}}],"usage":null}"#,
     ]);
-    assert_eq!(stream.total(), Some(tokens(5, 0, 3)));
+    assert_eq!(stream.total(), tokens(5, 0, 3));
     assert_eq!(stream.content_events(), 2);
 }
 
@@ -150,14 +176,102 @@ fn what_an_engine_produced_counts_whatever_it_is_called() {
 }
 
 #[test]
+fn thoughts_are_counted_among_the_rest() {
+    let thought = r#"{"choices":[{"index":0,"delta":{"reasoning_content":"hm"}}]}"#;
+    let said = r#"{"choices":[{"index":0,"delta":{"content":"yes"}}]}"#;
+    let both = r#"{"choices":[{"index":0,"delta":{"reasoning_content":"","content":"!"}}]}"#;
+    let last = r#"{"choices":[{"index":0,"delta":{}}],"timings":{"prompt_n":3,"predicted_n":6}}"#;
+    let cut = stream_of(&[thought, thought, said, both]);
+    assert_eq!(cut.total(), Usage { reasoning_tokens: 2, ..tokens(0, 0, 4) });
+    let whole = stream_of(&[thought, thought, said, both, last, "[DONE]"]);
+    assert_eq!(whole.total(), Usage { reasoning_tokens: 2, ..tokens(3, 0, 6) });
+    let told = r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":9,"completion_tokens_details":{"reasoning_tokens":7}}}"#;
+    let whole = stream_of(&[thought, said, told, "[DONE]"]);
+    assert_eq!(whole.total(), Usage { reasoning_tokens: 7, ..tokens(3, 0, 9) });
+    assert_eq!(from_json(told.as_bytes()), Some(whole.total()));
+}
+
+#[test]
+fn prompts_with_the_same_counts_are_different_prompts() {
+    // As recorded of `"prompt": ["aaa", "bbb", "ccc"]`: the last one was in no slot's cache.
+    let choice = |index, cached, processed| {
+        Bytes::from(format!(
+            "{{\"choices\":[{{\"text\":\"\",\"index\":{index}}}],\"timings\":\
+             {{\"cache_n\":{cached},\"prompt_n\":{processed},\"predicted_n\":3}}}}"
+        ))
+    };
+    let events = [choice(2, 0, 4), choice(0, 1, 3), choice(1, 1, 3)];
+    let three = text_of(r#"{"prompt":["aaa","bbb","ccc"]}"#);
+    assert_eq!(observed_as(three, &events).total(), tokens(12, 2, 9));
+    // Of two prompts with two choices each.
+    let events = [choice(1, 1, 3), choice(0, 1, 3), choice(2, 1, 3), choice(3, 1, 3)];
+    for n in [r#""n":2"#, r#""n":2.0"#, r#""n":1,"n_cmpl":2"#] {
+        let two = text_of(&format!(r#"{{"prompt":["ddd","eee"],{n}}}"#));
+        assert_eq!(observed_as(two, &events).total(), tokens(8, 2, 12), "{n}");
+    }
+    // A chat has one prompt however many choices.
+    assert_eq!(observed(&events).total(), tokens(4, 1, 12));
+}
+
+#[test]
+fn how_many_choices_a_prompt_has_is_read_as_the_engine_reads_it() {
+    for (body, choices) in [
+        ("{}", 1),
+        (r#"{"n":3}"#, 3),
+        (r#"{"n":null}"#, 1),
+        (r#"{"n":0}"#, 1),
+        (r#"{"n":-2}"#, 1),
+        (r#"{"n":"3"}"#, 1),
+        (r#"{"n":3,"n":2}"#, 2),
+        (r#"{"prompt":{"n":3}}"#, 1),
+        ("[]", 1),
+    ] {
+        assert_eq!(text_of(body), Prompts::Each(choices.try_into().expect("not 0")), "{body}");
+    }
+    assert_eq!(Prompts::asked("/v1/chat/completions", br#"{"n":3}"#), Prompts::One);
+}
+
+#[test]
+fn of_a_cut_stream_each_choice_counts_for_itself() {
+    let said = |index| {
+        Bytes::from(format!(
+            "{{\"choices\":[{{\"index\":{index},\"delta\":{{\"content\":\"a\"}}}}]}}"
+        ))
+    };
+    let last = Bytes::from_static(
+        br#"{"choices":[{"index":0,"finish_reason":"stop","delta":{}}],"timings":{"prompt_n":5,"predicted_n":10}}"#,
+    );
+    // The first choice has said two of its ten tokens, the rest was markup; the second is cut.
+    let events = [said(0), said(1), said(0), said(1), last, said(1)];
+    assert_eq!(observed(&events).total(), tokens(5, 0, 13));
+}
+
+#[test]
+fn llama_cpps_own_dialect_is_counted_and_has_an_end_of_its_own() {
+    let stream = [
+        "null",
+        r#"{"index":0,"content":" byte","tokens":[615],"stop":false,"tokens_predicted":1,"tokens_evaluated":2}"#,
+        r#"{"index":1,"content":" n","tokens":[394],"stop":false,"tokens_predicted":1,"tokens_evaluated":2}"#,
+        r#"{"index":0,"content":"","tokens":[],"stop":true,"tokens_predicted":2,"timings":{"cache_n":1,"prompt_n":1,"predicted_n":2}}"#,
+        r#"{"index":1,"content":"","tokens":[],"stop":true,"tokens_predicted":2,"timings":{"cache_n":1,"prompt_n":1,"predicted_n":2}}"#,
+    ];
+    let events: Vec<_> = stream.iter().map(|data| Bytes::from_static(data.as_bytes())).collect();
+    let two = Prompts::asked("/completion", br#"{"prompt":["x","y"]}"#);
+    let whole = observed_as(two, &events);
+    assert_eq!((whole.total(), whole.saw_done()), (tokens(4, 2, 4), true));
+    let cut = observed_as(two, &events[..4]);
+    assert_eq!((cut.total(), cut.saw_done()), (tokens(2, 1, 3), false));
+}
+
+#[test]
 fn an_error_in_the_stream_is_seen() {
     let error = r#"{"error":{"code":500,"message":"Context size has been exceeded.","type":"server_error"}}"#;
     let beside = r#"{"choices":[{"delta":{"content":"a"}}],"error":{"code":500}}"#;
-    for event in [error, beside] {
+    for (event, said) in [(error, 0), (beside, 1)] {
         let stream = stream_of(&[event]);
         assert!(stream.saw_error(), "{event}");
         assert!(!stream.saw_done(), "{event}");
-        assert_eq!((stream.total(), stream.events()), (None, 1), "{event}");
+        assert_eq!((stream.total(), stream.events()), (tokens(0, 0, said), 1), "{event}");
     }
     let quoted = r#"{"choices":[{"delta":{"content":"{\"error\":1}"}}],"error":null}"#;
     assert!(!stream_of(&[quoted]).saw_error());
@@ -167,7 +281,7 @@ fn an_error_in_the_stream_is_seen() {
 fn done_is_no_event() {
     let stream = stream_of(&["[DONE]", " [DONE] "]);
     assert!(stream.saw_done());
-    assert_eq!((stream.events(), stream.total()), (0, None));
+    assert_eq!((stream.events(), stream.total()), (0, Usage::default()));
 }
 
 #[test]
@@ -178,13 +292,13 @@ fn an_event_too_long_to_be_kept_is_counted() {
 #[test]
 fn a_flood_of_choices_is_bounded() {
     let mut stream = StreamUsage::default();
-    for index in 0..10_000 {
+    for index in 0..5_000 {
         let timings = "\"timings\":{\"prompt_n\":1,\"predicted_n\":1}";
         let choice = format!("{{\"choices\":[{{\"index\":{index}}}],{timings}}}");
         stream.observe(&Bytes::from(choice));
         stream.observe(&Bytes::from(format!("{{\"choices\":[],{timings}}}")));
     }
-    assert_eq!(stream.total(), Some(tokens(1, 0, 128)));
+    assert_eq!(stream.total(), tokens(1, 0, 4096));
 }
 
 #[test]
@@ -204,6 +318,10 @@ fn reads_whole_answers() {
             tokens(12, 0, 0),
         ),
         // Other engines.
+        (
+            r#"{"text":"hi","usage":{"type":"tokens","input_tokens":9,"output_tokens":2,"input_tokens_details":{"cached_tokens":3}}}"#,
+            tokens(9, 3, 2),
+        ),
         (r#"{"usage":{"prompt_tokens":4,"completion_tokens":null}}"#, tokens(4, 0, 0)),
         (r#"{"timings":{"prompt_n":4,"predicted_n":2}}"#, tokens(4, 0, 2)),
         (
@@ -237,7 +355,9 @@ fn nothing_is_made_up() {
         r#"{"choices":[{"text":"\"usage\":{\"prompt_tokens\":1}"}]}"#,
     ] {
         assert_eq!(from_json(body.as_bytes()), None, "{body}");
-        assert_eq!(observed(&[Bytes::from_static(body.as_bytes())]).total(), None, "{body}");
+        let said = u64::from(body.contains("\"text\""));
+        let stream = observed(&[Bytes::from_static(body.as_bytes())]);
+        assert_eq!(stream.total(), tokens(0, 0, said), "{body}");
     }
 }
 
@@ -250,7 +370,7 @@ fn absurd_counts_do_not_overflow() {
              \"timings\":{{\"cache_n\":{most},\"prompt_n\":{index},\"predicted_n\":{most}}}}}"
         ))
     };
-    assert_eq!(observed(&[event(0), event(1)]).total(), Some(tokens(most, most, most)));
+    assert_eq!(observed(&[event(0), event(1)]).total(), tokens(most, most, most));
 }
 
 /// Pieces that make random sequences come close to the events of an engine.
@@ -290,7 +410,10 @@ proptest! {
     ) {
         for data in [fragments.concat().into_bytes(), bytes] {
             let stream = observed(&[Bytes::from(data.clone())]);
-            prop_assert_eq!(stream.total().is_some(), from_json(&data).is_some());
+            let reported = from_json(&data).unwrap_or_default();
+            let total = stream.total();
+            prop_assert_eq!(total.prompt_tokens, reported.prompt_tokens);
+            prop_assert!(total.completion_tokens >= reported.completion_tokens);
             prop_assert!(stream.content_events() <= stream.events());
         }
     }
@@ -301,7 +424,7 @@ proptest! {
     ) {
         let data = format!("{{\"choices\":[{{{}}}]}}", fragments.concat());
         let data = data.as_bytes();
-        if is_plain_delta(data) && let Some(event) = Event::read(data) {
+        if plain_delta(data).is_some() && let Some(event) = Event::read(data) {
             prop_assert!(event.timings.is_none() && event.usage.is_none() && !event.error);
         }
     }
