@@ -9,6 +9,8 @@ mod backpressure;
 #[cfg(test)]
 mod bodies;
 #[cfg(test)]
+mod books;
+#[cfg(test)]
 mod cancel;
 #[cfg(test)]
 mod cold;
