@@ -37,4 +37,6 @@ mod stop;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]
+mod times;
+#[cfg(test)]
 mod whole;
