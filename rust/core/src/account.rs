@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::endpoint::Mode;
 use crate::error::Error;
-use crate::histogram::{GAP, Histogram, Scale, Tally, WAIT, micros};
+use crate::histogram::{GAP, Histogram, Scale, WAIT, micros};
+use crate::pace::Pace;
 use crate::snapshot::{self, ModelTotals, OperationTotals};
 use crate::usage::Usage;
 
@@ -109,9 +110,7 @@ pub(crate) struct Entry {
     pub(crate) first_byte: Option<Duration>,
     /// `None` if there was none, or it cannot be known.
     pub(crate) first_token: Option<Duration>,
-    /// From the first token to the last.
-    pub(crate) generating: Duration,
-    pub(crate) gaps: Tally,
+    pub(crate) pace: Pace,
     pub(crate) duration: Duration,
 }
 
@@ -156,7 +155,7 @@ impl Totals {
         if let Some(load) = entry.load {
             shard.load_waits.record_time(load);
         }
-        shard.gaps.add(&entry.gaps);
+        shard.gaps.add(entry.pace.gaps());
         if let Some(operation) = shard.operations.get(entry.operation as usize) {
             operation.get_or_init(|| Box::new(OperationShard::new())).book(outcome, entry);
         }

@@ -15,7 +15,6 @@ use hyper::body::Incoming;
 use crate::account::{Entry, Operation, Outcome};
 use crate::error::Error;
 use crate::observe::Observer;
-use crate::pace::Pace;
 use crate::routes::Lease;
 use crate::ticket::Ticket;
 use crate::upstream::{Connection, EngineConnection};
@@ -159,7 +158,6 @@ pub(crate) struct Account {
     pub(crate) outcome: Outcome,
     pub(crate) prompts: Prompts,
     entry: Entry,
-    pace: Pace,
     clock: Clock,
     struck: bool,
 }
@@ -174,7 +172,6 @@ impl Account {
             outcome: Outcome::Cancelled,
             prompts: Prompts::One,
             entry: Entry::default(),
-            pace: Pace::default(),
             clock,
             struck: false,
         }
@@ -202,9 +199,7 @@ impl Drop for Account {
         self.entry.load = self.clock.load;
         self.entry.queued = waited.saturating_sub(self.clock.load.unwrap_or_default());
         self.entry.duration = self.clock.received.elapsed();
-        self.entry.first_token = self.pace.first_after(self.clock.received);
-        self.entry.generating = self.pace.span();
-        self.entry.gaps = *self.pace.gaps();
+        self.entry.first_token = self.entry.pace.first_after(self.clock.received);
         let given_up = self.worker.is_given_up() && !self.ticket.is_cancelled();
         if self.outcome == Outcome::Cancelled && given_up {
             self.outcome = Outcome::TimedOut;
@@ -290,7 +285,7 @@ impl Relay {
                     self.note_first_byte();
                     let before = self.observer.content_events();
                     self.observer.observe(chunk);
-                    self.account.pace.note(self.observer.content_events() - before);
+                    self.account.entry.pace.note(self.observer.content_events() - before);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

@@ -120,6 +120,6 @@ impl Entry {
         // Choices are generated side by side, so each had the whole span for its share of the tokens.
         let choices = self.choices.max(1);
         let followers = self.usage.completion_tokens.saturating_sub(choices);
-        micros(self.generating).saturating_mul(choices).checked_div(followers)
+        micros(self.pace.span()).saturating_mul(choices).checked_div(followers)
     }
 }

@@ -44,7 +44,7 @@ impl Whole {
             if let Some(chunk) = frame.data_ref() {
                 let before = self.observer.content_events();
                 self.observer.observe_with(chunk, |data| self.assembler.push(data));
-                self.account.pace.note(self.observer.content_events() - before);
+                self.account.entry.pace.note(self.observer.content_events() - before);
             }
         }
         match self.assembler.finish(self.observer.findings().usage) {
