@@ -27,7 +27,7 @@ class Config:
         backends: Names accepted in `/engines/{backend}/…`.
         body_limit: Largest inference request, in bytes.
         queue_limit: Requests that may wait for a slot of one runner.
-        heartbeat: Seconds between the comments that a client gets which asked for a stream and waits
+        heartbeat: Seconds between the comments for a client that asked for a stream and waits
             for a load or a slot; 0: none.
         origins: Origins besides those of this machine whose pages may ask: `https://app.example.com`,
             `http://host:*` for every port, or `*` for all.

@@ -59,13 +59,15 @@ pub enum PeekError {
 pub fn peek(body: &[u8]) -> Result<Peek<'_>, PeekError> {
     let mut model = None;
     let mut stream = false;
-    let (mut choices, mut prompts) = (1, 1);
+    let (mut choices, mut own_choices, mut prompts) = (None, None, 1);
     let mut members = Members::open(body)?;
     for member in &mut members {
         let member = member?;
         match &*member.name() {
             b"model" => model = Some(member),
             b"stream" => stream = member.value == b"true",
+            // llama-server's own name for it wins there, too.
+            b"n_cmpl" => own_choices = count(member.value),
             b"n" => choices = count(member.value),
             b"prompt" => prompts = count_prompts(member.value),
             _ => {}
@@ -79,12 +81,15 @@ pub fn peek(body: &[u8]) -> Result<Peek<'_>, PeekError> {
         }
         Some(_) => return Err(PeekError::ModelNotAString),
     };
+    let choices: usize = own_choices.or(choices).unwrap_or(1);
     Ok(Peek { model, stream, sequences: choices.saturating_mul(prompts).max(1) })
 }
 
-/// A whole number as JSON spells it; what is none is the engine's to refuse.
-fn count(number: &[u8]) -> usize {
-    std::str::from_utf8(number).ok().and_then(|number| number.parse().ok()).unwrap_or(1)
+/// A number as JSON spells it, 2.0 for 2; what is none is the engine's to refuse.
+fn count(number: &[u8]) -> Option<usize> {
+    let number: f64 = std::str::from_utf8(number).ok()?.parse().ok()?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+    (number >= 1.0).then_some(number as usize)
 }
 
 /// An array of texts, or of arrays of tokens, is that many prompts; an array of tokens is one.
