@@ -111,18 +111,22 @@ impl Stream {
 
     /// Takes what has arrived without waiting, and says whether the other end has ended the stream.
     pub(crate) fn has_ended(&self) -> bool {
-        let mut discarded = [0; 64 * 1024];
-        loop {
+        // More than the sockets of both ends can hold: whoever sends that much is alive.
+        const ENOUGH: usize = 16 << 20;
+        let mut discarded = [0; 16 * 1024];
+        let mut taken = 0;
+        while taken < ENOUGH {
             let outcome = match self {
                 Self::Tcp(stream) => stream.try_read(&mut discarded),
                 Self::Unix(stream) => stream.try_read(&mut discarded),
             };
             match outcome {
                 Ok(0) => return true,
-                Ok(_) => {}
+                Ok(count) => taken += count,
                 Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
             }
         }
+        false
     }
 }
 

@@ -37,12 +37,20 @@ enum Command {
     /// Streams of the synthetic engine, every byte compared. Prints JSON.
     Sse(Box<load::sse::Options>),
     /// A synthetic llama-server, with programmable pace and faults. Prints its addresses as one line of JSON.
+    #[command(after_help = engine::FIELDS)]
     Engine(engine::Options),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
     let command = Arguments::parse().command;
     limits::raise_open_files();
+    run(command).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     // One thread: the load must cost less than what it measures, and the machine may have two cores.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tasks = tokio::task::LocalSet::new();

@@ -20,6 +20,7 @@ use crate::address::{Address, Listener, Stream};
 use crate::http::{Body, Framing, Head};
 use answer::Then;
 use counters::{Counters, add, take};
+pub(crate) use wishes::FIELDS;
 
 #[derive(Args)]
 pub(crate) struct Options {

@@ -4,6 +4,27 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+/// The same for people.
+pub(crate) const FIELDS: &str = "\
+A request tells the engine what to do in fields of its JSON body:
+  stream, stream_options.include_usage   as OpenAI has them
+  x_seed         eight digits that the answer repeats
+  x_events       tokens of the answer, each of which is an event of a stream
+  x_rate         events a second; 0 for no pause between them
+  x_jitter       events come late by up to this share of an interval, 0 to 1
+  x_burst        events that share a write, sent when the first of them is due
+  x_bytes        a whole answer is an embedding of so many bytes
+  x_prefill_ms   wait before a whole answer, or between a stream's head and its first event
+  x_slow_head    milliseconds between the two halves of the head
+  x_stall_ms     one pause: before a whole answer, or before event number x_stall_after
+  x_status       answer with this status (400 to 599) and an error
+  x_die_after    close after so many events; do not send a whole answer at all
+  x_half_event   close in the middle of the event of this number, or of a whole answer
+  x_reset        such an end is a reset instead of a regular one (TCP only)
+  x_keep_alive   keep the connection after a stream, which llama-server does not
+GET /x_stats counts connections, requests and streams. POST /x_freeze with {\"ms\": 500} stops all
+answers for that long.";
+
 #[derive(Default, Deserialize)]
 pub(super) struct Wishes {
     #[serde(default)]

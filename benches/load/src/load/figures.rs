@@ -35,14 +35,14 @@ impl Durations {
 
     pub(super) fn percentiles(&self) -> Percentiles {
         let microseconds = |nanoseconds: f64| Some((nanoseconds / 100.0).round() / 10.0);
-        let at = |share: f64| match self.histogram.len() {
-            0 => None,
-            _ => {
-                let value = self.histogram.value_at_quantile(share);
-                // The middle of a bucket; never more than what was seen.
-                let value = self.histogram.median_equivalent(value) as f64;
-                microseconds(value.min(self.largest.as_nanos() as f64))
+        let at = |share: f64| {
+            if self.histogram.is_empty() {
+                return None;
             }
+            // The middle of a bucket; never more than what was seen.
+            let value = self.histogram.value_at_quantile(share);
+            let value = self.histogram.median_equivalent(value) as f64;
+            microseconds(value.min(self.largest.as_nanos() as f64))
         };
         Percentiles {
             count: self.histogram.len(),

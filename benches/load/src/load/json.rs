@@ -44,7 +44,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<Report> {
         Some(engine) => Some((engine, Stats::of(engine).await?)),
         None => None,
     };
-    let load = Load::new(&target.extent)?;
+    let load = Load::new(&target.extent, target.patience)?;
     let connections = Connections { number: options.connections, spread: Duration::ZERO };
     let hire = || Asking {
         client: Client::new(target.address.clone(), Rc::clone(&load)),

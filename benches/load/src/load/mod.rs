@@ -51,10 +51,10 @@ struct Load {
 }
 
 impl Load {
-    fn new(extent: &Extent) -> anyhow::Result<Rc<Self>> {
+    fn new(extent: &Extent, patience: f64) -> anyhow::Result<Rc<Self>> {
         Ok(Rc::new(Self {
             budget: Budget::new(extent)?,
-            patience: Duration::try_from_secs_f64(extent.patience).context("--patience")?,
+            patience: Duration::try_from_secs_f64(patience).context("--patience")?,
             figures: RefCell::default(),
             connections: ConnectionCounts::default(),
         }))

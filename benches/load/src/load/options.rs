@@ -24,6 +24,9 @@ pub(crate) struct Target {
     pub(super) api_key: Option<String>,
     #[command(flatten)]
     pub(super) extent: Extent,
+    /// Seconds after which a request without its whole answer has failed.
+    #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
+    pub(super) patience: f64,
     /// Address of the synthetic engine behind the target: its own counts of requests and connections are reported.
     #[arg(long, value_name = "ADDRESS")]
     pub(super) engine: Option<Address>,
@@ -41,9 +44,6 @@ pub(crate) struct Extent {
     /// Requests (streams) in all, after which none is started.
     #[arg(long, default_value_t = u64::MAX, hide_default_value = true, value_name = "N")]
     pub(super) requests: u64,
-    /// Seconds after which a request without its whole answer has failed.
-    #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
-    pub(super) patience: f64,
 }
 
 /// When requests are started.

@@ -273,14 +273,19 @@ impl Report {
                 "\nThe server did not count the tokens of all answers: there, each event is one."
             )?;
         }
-        if let Some(starts) = &self.starts
-            && starts.late + starts.dropped > 0
-        {
-            write!(
-                text,
-                "\nNot every request was sent when it was due. Times count from when it was due; of those \
-                 never sent there are none, so the true percentiles are worse."
-            )?;
+        if let Some(StartsReport { late, dropped, .. }) = self.starts {
+            if late > 0 {
+                write!(
+                    text,
+                    "\nLate starts: times count from when a request was due, also where it was sent later."
+                )?;
+            }
+            if dropped > 0 {
+                write!(
+                    text,
+                    "\nNever sent: these requests have no times, so the true ones are worse than those above."
+                )?;
+            }
         }
         if !text.ends_with('\n') {
             writeln!(text)?;

@@ -59,7 +59,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<Report> {
         None => None,
     };
     let held = hold_stuck(&options).await?;
-    let load = Load::new(&target.extent)?;
+    let load = Load::new(&target.extent, target.patience)?;
     // Spread over one interval, so that the streams do not all have their events at one moment.
     let interval =
         if *rate > 0.0 { Duration::try_from_secs_f64(1.0 / rate)? } else { Duration::ZERO };
@@ -97,7 +97,7 @@ async fn hold_stuck(options: &Options) -> anyhow::Result<Option<stuck::Held>> {
     // Not those of the load, which are further up.
     let seeds = *SEEDS.start()..;
     let requests = seeds.take(options.stuck as usize).map(|seed| request.with_seed(seed).to_vec());
-    let aside = Load::new(&options.target.extent)?;
+    let aside = Load::new(&options.target.extent, options.target.patience)?;
     stuck::hold(&aside, &options.target.address, requests).await.map(Some)
 }
 

@@ -34,17 +34,15 @@ impl StreamTimes {
 
     pub(super) fn note_event(&mut self, figures: &mut Figures, now: Instant, reused: bool) {
         figures.events += 1;
-        match self.last.replace(now) {
-            Some(earlier) => {
-                let gap = now - earlier;
-                self.widest_gap = self.widest_gap.max(gap);
-                figures.gap.add(gap);
-            }
-            None => {
-                self.first = Some(now);
-                let ttft = now.saturating_duration_since(self.begin);
-                if reused { figures.ttft.add(ttft) } else { figures.ttft_fresh.add(ttft) }
-            }
+        if let Some(earlier) = self.last.replace(now) {
+            let gap = now - earlier;
+            self.widest_gap = self.widest_gap.max(gap);
+            figures.gap.add(gap);
+        } else {
+            self.first = Some(now);
+            let ttft = now.saturating_duration_since(self.begin);
+            let times = if reused { &mut figures.ttft } else { &mut figures.ttft_fresh };
+            times.add(ttft);
         }
         if self.interval > Duration::ZERO {
             figures.lag.add(self.lag(now));

@@ -39,10 +39,10 @@ async fn first_event(mut client: Client, request: Vec<u8>) -> anyhow::Result<Str
     let mut content = BytesMut::new();
     loop {
         let ended = client.decode(&mut opened.body, &mut content)?;
-        anyhow::ensure!(!ended, "the stream ended at once");
         if memmem::find(&content, b"data:").is_some() {
             return client.into_stream().context("no connection");
         }
+        anyhow::ensure!(!ended, "the stream ended before its first event");
         client.wait(&mut opened.body).await?;
     }
 }

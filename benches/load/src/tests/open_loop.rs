@@ -44,7 +44,7 @@ fn a_pause_delays_every_request_that_was_due_in_it() {
     assert!(p50 < 100.0, "{open}");
     // 10 % of all waited for more than 300 ms, 1 % for more than 480 ms.
     assert!((200.0..450.0).contains(&p90), "{open}");
-    assert!((400.0..700.0).contains(&p99), "{open}");
+    assert!((400.0..1000.0).contains(&p99), "{open}");
 
     let closed = measure_with_a_pause("json --connections 1 --duration 2");
     let p99 = milliseconds(&closed, "latency_us", "p99");
@@ -60,7 +60,7 @@ fn a_pause_counts_too_for_requests_that_could_not_even_be_sent() {
     assert_eq!(report["connections"]["stale"], 0, "{report}");
     assert!(milliseconds(&report, "latency_us", "p99") > 400.0, "{report}");
     let late = report["starts"]["late"].as_u64().unwrap();
-    assert!((80..=300).contains(&late), "{report}");
+    assert!(late >= 80, "{report}");
     assert!(milliseconds(&report["starts"], "lateness_us", "max") > 400.0, "{report}");
 }
 

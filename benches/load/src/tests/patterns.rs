@@ -5,7 +5,7 @@ use std::time::Instant;
 use clap::Parser;
 use serde_json::json;
 
-use super::{Load, arguments, measure, run, with_engine};
+use super::{Load, arguments, measure, measure_against, run, stream_of, with_engine};
 
 fn is_refused(line: &str) -> bool {
     Load::try_parse_from(format!("load {line} --target 127.0.0.1:1").split(' ')).is_err()
@@ -102,6 +102,13 @@ fn stuck_readers_keep_their_streams_open() {
     assert_eq!((&report["streams"], &report["errors"]), (&json!(2), &json!(0)), "{report}");
     assert_eq!(report["stuck"], json!({"held": 5, "ended": 0}), "{report}");
     assert_eq!(report["engine"]["requests"], 7, "{report}");
+}
+
+#[test]
+fn stuck_streams_that_the_server_ends_are_counted() {
+    let line = "sse --streams 0 --stuck 1 --duration 0.2";
+    let report = measure_against(line, |seed| stream_of(seed, &[0]));
+    assert_eq!(report["stuck"], json!({"held": 1, "ended": 1}), "{report}");
 }
 
 #[test]

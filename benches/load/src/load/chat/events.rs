@@ -25,7 +25,7 @@ struct Choice {
 #[derive(Deserialize)]
 struct Delta {
     content: Option<String>,
-    /// llama.cpp and DeepSeek call it so, vLLM and others `reasoning`.
+    /// The name that llama.cpp has for it; others say `reasoning`.
     reasoning_content: Option<String>,
     reasoning: Option<String>,
     tool_calls: Option<Vec<IgnoredAny>>,
@@ -42,12 +42,13 @@ struct Usage {
 /// llama.cpp's own.
 #[derive(Deserialize)]
 struct Timings {
-    #[serde(default)]
-    predicted_n: u64,
-    #[serde(default)]
-    prompt_n: u64,
-    #[serde(default)]
-    cache_n: u64,
+    #[serde(default, rename = "predicted_n")]
+    completion: u64,
+    #[serde(default, rename = "prompt_n")]
+    prompt: u64,
+    /// Those of the prompt that the engine knew.
+    #[serde(default, rename = "cache_n")]
+    cached: u64,
 }
 
 /// Tokens of the completion and of the prompt, by where they were found.
@@ -74,8 +75,7 @@ impl Answer {
         let timings = self.timings.as_ref();
         Counted {
             usage: usage.map(|usage| (usage.completion_tokens, usage.prompt_tokens)),
-            timings: timings
-                .map(|timings| (timings.predicted_n, timings.prompt_n + timings.cache_n)),
+            timings: timings.map(|timings| (timings.completion, timings.prompt + timings.cached)),
         }
     }
 }

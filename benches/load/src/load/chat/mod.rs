@@ -22,20 +22,22 @@ use request::{ChatRequest, Question};
 
 #[derive(Args, Clone)]
 pub(crate) struct Options {
-    #[command(flatten)]
-    question: Question,
     /// Closed loop: chats at the same time, each on a connection of its own.
     #[arg(long, default_value_t = 1, conflicts_with = "rate_requests", value_name = "N")]
     connections: u32,
     #[command(flatten)]
     extent: Extent,
-    /// Chats before the load that are not measured: a model may have to be loaded first, which may take a patience
-    /// of its own, ten minutes.
+    /// Seconds after which a chat without its whole answer has failed.
+    #[arg(long, default_value_t = 300.0, value_name = "SECONDS")]
+    patience: f64,
+    /// Chats before the load that are not measured: a model may have to be loaded first. They may take ten minutes.
     #[arg(long, default_value_t = 1, value_name = "N")]
     warm_up: u32,
     /// JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    question: Question,
     #[command(flatten)]
     pattern: Pattern,
     #[command(flatten)]
@@ -51,7 +53,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<Report> {
     ensure!(slo.is_none() || question.stream, "--slo-ttft-ms and --slo-gap-ms need --stream");
     let request = Rc::new(ChatRequest::new(question)?);
     warm_up(&options, &request).await?;
-    let load = Load::new(&options.extent)?;
+    let load = Load::new(&options.extent, options.patience)?;
     let connections = Connections { number: options.connections, spread: Duration::ZERO };
     let hire = || Chatting::new(&request, &load, options.slo);
     let seconds = load.run(pattern, connections, hire).await?;
@@ -69,7 +71,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<Report> {
 
 /// A target that cannot answer one chat is not worth a load.
 async fn warm_up(options: &Options, request: &Rc<ChatRequest>) -> anyhow::Result<()> {
-    let aside = Load::new(&options.extent)?;
+    let aside = Load::new(&options.extent, options.patience)?;
     let mut worker = Chatting::new(request, &aside, options.slo);
     for number in 0..options.warm_up {
         // From the other end than the load's, so that a cache that knows these prompts does not know those.
