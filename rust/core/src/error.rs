@@ -29,6 +29,17 @@ pub enum Error {
     /// `model` is there, but is not a string.
     #[error("`model` must be a string")]
     ModelNotAString,
+    /// Something else in the body cannot work as it is.
+    #[error("{reason}")]
+    InvalidParameter {
+        /// The member of the body.
+        param: &'static str,
+        /// What is wrong with it, and what to do about it.
+        reason: String,
+    },
+    /// The body is in a `Content-Encoding` that is not taken.
+    #[error("the request body's encoding is not supported: `{0}`")]
+    UnsupportedEncoding(String),
     /// The body is longer than allowed.
     #[error("the request body is larger than {limit} bytes")]
     BodyTooLarge {
@@ -100,6 +111,9 @@ pub struct Refusal {
     /// What to do next.
     #[serde(default)]
     pub hint: Option<String>,
+    /// The member of the request that is to blame.
+    #[serde(default)]
+    pub param: Option<String>,
     /// Seconds after which trying again makes sense.
     #[serde(default)]
     pub retry_after: Option<u32>,
@@ -115,7 +129,7 @@ struct Detail<'a> {
     message: Cow<'a, str>,
     #[serde(rename = "type")]
     kind: &'a str,
-    param: Option<&'static str>,
+    param: Option<&'a str>,
     code: &'a str,
 }
 
@@ -126,6 +140,8 @@ impl Error {
         "malformed_body",
         "missing_model",
         "invalid_model",
+        "invalid_parameter",
+        "unsupported_encoding",
         "body_too_large",
         "body_incomplete",
         "body_timeout",
@@ -150,6 +166,8 @@ impl Error {
             Self::MalformedBody(_) => "malformed_body",
             Self::MissingModel => "missing_model",
             Self::ModelNotAString => "invalid_model",
+            Self::InvalidParameter { .. } => "invalid_parameter",
+            Self::UnsupportedEncoding(_) => "unsupported_encoding",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::BodyIncomplete => "body_incomplete",
             Self::BodyTimeout => "body_timeout",
@@ -191,8 +209,10 @@ impl Error {
             Self::MalformedBody(_)
             | Self::MissingModel
             | Self::ModelNotAString
+            | Self::InvalidParameter { .. }
             | Self::BodyIncomplete
             | Self::ClientLeft => StatusCode::BAD_REQUEST,
+            Self::UnsupportedEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::UnknownBackend(_) | Self::PathNotFound | Self::RequestNotFound(_) => {
@@ -245,7 +265,7 @@ impl Error {
                 None => Cow::Owned(message),
             },
             kind,
-            param: matches!(self, Self::MissingModel | Self::ModelNotAString).then_some("model"),
+            param: self.param(),
             code: self.code(),
         };
         // A struct of strings always serialises; the fallback keeps the type honest without a panic.
@@ -259,6 +279,16 @@ impl Error {
         Bytes::from([b"data: ", json.as_ref(), b"\n\n"].concat())
     }
 
+    /// The member of the body that is to blame.
+    fn param(&self) -> Option<&str> {
+        match self {
+            Self::MissingModel | Self::ModelNotAString => Some("model"),
+            Self::InvalidParameter { param, .. } => Some(param),
+            Self::Refused(refusal) => refusal.param.as_deref(),
+            _ => None,
+        }
+    }
+
     fn kind(&self) -> &'static str {
         match self.fault() {
             Fault::Client => "invalid_request_error",
@@ -269,6 +299,7 @@ impl Error {
     fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::MissingModel => "`model-runner list` shows what is here",
+            Self::UnsupportedEncoding(_) => "send it as it is, or as gzip or zstd",
             Self::BodyTooLarge { .. } => "the limit is set by `MODEL_RUNNER_BODY_LIMIT`",
             Self::RequestNotFound(_) => {
                 "it has ended, or never was; `X-Request-Id` of an answer is its ID"
@@ -299,6 +330,7 @@ mod tests {
             kind: "invalid_request_error".into(),
             message: "model `x` is not here".into(),
             hint: Some("pull it".into()),
+            param: None,
             retry_after: None,
         });
         assert_eq!(error.status(), 404);
