@@ -1,4 +1,4 @@
-//! The two ways to the control plane: ask it for a lease, and hand it a request that is not inference.
+//! The ways to the control plane: ask it for a lease or for media, and hand it a request that is not inference.
 
 use bytes::Bytes;
 use http::header::{
@@ -7,6 +7,7 @@ use http::header::{
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::Mode;
@@ -14,7 +15,7 @@ use crate::error::{Error, Refusal};
 use crate::upstream::{Connection, SendError};
 use crate::worker::Worker;
 
-/// Answers of the lease call are small; more than this is not one.
+/// Answers of the lease call are small, and so are refusals; more than this is not one.
 const ANSWER_LIMIT: usize = 1 << 20;
 
 const HOP_BY_HOP: [HeaderName; 5] = [
@@ -37,6 +38,16 @@ struct Granted {
     runner_id: String,
 }
 
+#[derive(Serialize)]
+struct Addresses<'a> {
+    urls: &'a [&'a str],
+}
+
+#[derive(Deserialize)]
+struct Media {
+    data_urls: Vec<String>,
+}
+
 /// Ask for a runner that serves `model`, and wait until there is one. Dropping the future ends the wait only.
 ///
 /// # Errors
@@ -48,10 +59,34 @@ pub(crate) async fn lease(
     failed_runner: Option<&str>,
 ) -> Result<String, Error> {
     let wanted = Wanted { model, mode: mode.name(), failed_runner };
-    let body = serde_json::to_vec(&wanted).map_err(unreachable)?;
+    let granted: Granted = call(worker, "/_control/leases", &wanted, ANSWER_LIMIT).await?;
+    Ok(granted.runner_id)
+}
+
+/// Fetch what is at each of `urls`, as `data:` URLs in the same order. Dropping the future ends it.
+///
+/// # Errors
+/// [`Error::Refused`] with the reason why one is not fetched, [`Error::ControlUnreachable`] if there is no answer.
+pub(crate) async fn fetch_media(worker: &Worker, urls: &[&str]) -> Result<Vec<String>, Error> {
+    // More could not be sent on anyway.
+    let limit = worker.shared.config.body_limit.saturating_add(ANSWER_LIMIT);
+    let media: Media = call(worker, "/_control/media", &Addresses { urls }, limit).await?;
+    if media.data_urls.len() == urls.len() {
+        return Ok(media.data_urls);
+    }
+    Err(unreachable("it did not fetch every image"))
+}
+
+async fn call<Asked: Serialize, Answered: DeserializeOwned>(
+    worker: &Worker,
+    path: &'static str,
+    asked: &Asked,
+    limit: usize,
+) -> Result<Answered, Error> {
+    let body = serde_json::to_vec(asked).map_err(unreachable)?;
     let request = Request::builder()
         .method(Method::POST)
-        .uri("/_control/leases")
+        .uri(path)
         .header(HOST, "localhost")
         .header(CONTENT_TYPE, "application/json")
         .header(CONTENT_LENGTH, body.len())
@@ -61,12 +96,11 @@ pub(crate) async fn lease(
         Connection::open(&worker.shared.config.control_socket).await.map_err(unreachable)?;
     let response = connection.send(request).await.map_err(unreachable)?;
     let status = response.status();
-    let answer = read(&mut connection, response).await?;
+    let answer = read(&mut connection, response, limit).await?;
     if status.is_success() {
-        let granted: Granted = serde_json::from_slice(&answer).map_err(unreachable)?;
-        return Ok(granted.runner_id);
+        return serde_json::from_slice(&answer).map_err(unreachable);
     }
-    let mut refusal: Refusal = serde_json::from_slice(&answer).map_err(unreachable)?;
+    let mut refusal: Box<Refusal> = serde_json::from_slice(&answer).map_err(unreachable)?;
     refusal.status = status.as_u16();
     Err(Error::Refused(refusal))
 }
@@ -79,8 +113,9 @@ fn unreachable(error: impl ToString) -> Error {
 async fn read(
     connection: &mut Connection<Full<Bytes>>,
     response: Response<Incoming>,
+    limit: usize,
 ) -> Result<Bytes, Error> {
-    let mut body = std::pin::pin!(Limited::new(response.into_body(), ANSWER_LIMIT).collect());
+    let mut body = std::pin::pin!(Limited::new(response.into_body(), limit).collect());
     let collected = std::future::poll_fn(|context| {
         connection.drive(context);
         body.as_mut().poll(context)

@@ -34,16 +34,82 @@ impl Mode {
     }
 }
 
+/// What a request takes of a runner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// One of its slots, for the model has to work.
+    Slot,
+    /// An answer in which the model has no part; nobody who waits for a slot is before it.
+    Aside,
+    /// The same, from a runner in any mode: what a text is in tokens is the same in all.
+    AsideInAnyMode,
+}
+
+/// What the body of an inference request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A JSON object with `model`.
+    Json,
+    /// The same with messages, whose parts may have addresses of media.
+    Messages,
+    /// The same with texts to score, for which an engine is asked to rerank.
+    Scores,
+    /// A form with a field `model`.
+    Form,
+}
+
+/// What the path says of an inference request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The mode of the runner that is needed.
+    pub mode: Mode,
+    /// The engine's path for it.
+    pub upstream_path: &'static str,
+    /// What it takes of that runner.
+    pub takes: Takes,
+    /// What its body is.
+    pub content: Content,
+}
+
+impl Target {
+    const fn new(mode: Mode, upstream_path: &'static str, content: Content) -> Self {
+        Self { mode, upstream_path, takes: Takes::Slot, content }
+    }
+
+    const fn aside(upstream_path: &'static str, takes: Takes, content: Content) -> Self {
+        Self { mode: Mode::Completion, upstream_path, takes, content }
+    }
+
+    /// The modes of runners that can answer, the one to be started first.
+    pub fn modes(&self) -> impl Iterator<Item = Mode> {
+        let any = self.takes == Takes::AsideInAnyMode;
+        let mode = self.mode;
+        std::iter::once(mode)
+            .chain(Mode::ALL.into_iter().filter(move |other| any && *other != mode))
+    }
+
+    /// Whether the answer can be a stream.
+    pub fn streams(&self) -> bool {
+        self.mode == Mode::Completion && self.takes == Takes::Slot
+    }
+}
+
+/// Something of OpenAI's that is not here.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Absence {
+    /// What there is none of.
+    pub what: &'static str,
+    /// What to do instead.
+    pub instead: &'static str,
+}
+
 /// Where a request goes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Endpoint<'a> {
-    /// An engine answers, in this mode, at this path of its own.
-    Inference {
-        /// The mode of the runner that is needed.
-        mode: Mode,
-        /// The engine's path for it.
-        upstream_path: &'static str,
-    },
+    /// An engine answers.
+    Inference(Target),
+    /// A path of OpenAI's that no engine here has an answer for.
+    NotOffered(&'static Absence),
     /// `/engines/requests/{id}/cancel`: the request with this ID is to end.
     Cancel(&'a str),
     /// An inference path, but not with `POST`.
@@ -89,9 +155,12 @@ pub fn classify<'a>(method: &Method, path: &'a str, backends: &[String]) -> Endp
     let Some(inside) = inside_engine(path) else {
         return Endpoint::Management;
     };
-    let Some((mode, upstream_path)) = inference(inside.path) else {
+    let name = name(inside.path);
+    let absence = absent(name);
+    let target = inference(name, name.len() < inside.path.len());
+    if absence.is_none() && target.is_none() {
         return Endpoint::Management;
-    };
+    }
     if let Some(backend) = inside.backend
         && !backends.iter().any(|known| known == backend)
     {
@@ -100,7 +169,11 @@ pub fn classify<'a>(method: &Method, path: &'a str, backends: &[String]) -> Endp
     if method != Method::POST {
         return Endpoint::MethodNotAllowed;
     }
-    Endpoint::Inference { mode, upstream_path }
+    match (target, absence) {
+        (Some(target), _) => Endpoint::Inference(target),
+        (None, Some(absence)) => Endpoint::NotOffered(absence),
+        (None, None) => Endpoint::Management,
+    }
 }
 
 /// Whether the control plane could take the path for one of its own. It decodes percent escapes before it looks.
@@ -138,27 +211,72 @@ struct Inside<'a> {
     path: &'a str,
 }
 
-/// `/engines/{backend}/v1/x`, `/engines/v1/x`, `/v1/x` and `/rerank` to `v1/x` and `rerank`.
+/// `/engines/{backend}/v1/x`, `/engines/v1/x`, `/v1/x` and `/x` to `v1/x` and `x`.
 fn inside_engine(path: &str) -> Option<Inside<'_>> {
     let relative = path.strip_prefix('/')?;
     let Some(rest) = relative.strip_prefix("engines/") else {
         return Some(Inside { backend: None, path: relative });
     };
-    if rest.starts_with("v1/") || rest == "rerank" {
+    // No backend is called like an endpoint.
+    if rest.starts_with("v1/") || inference(rest, false).is_some() || absent(rest).is_some() {
         return Some(Inside { backend: None, path: rest });
     }
     let (backend, rest) = rest.split_once('/')?;
     Some(Inside { backend: Some(backend), path: rest })
 }
 
-fn inference(path: &str) -> Option<(Mode, &'static str)> {
-    Some(match path {
-        "v1/chat/completions" => (Mode::Completion, "/v1/chat/completions"),
-        "v1/completions" => (Mode::Completion, "/v1/completions"),
-        "v1/embeddings" => (Mode::Embedding, "/v1/embeddings"),
-        "rerank" | "v1/rerank" => (Mode::Reranking, "/v1/rerank"),
+/// The path without `v1/`: clients are given base addresses with it and without.
+fn name(path: &str) -> &str {
+    path.strip_prefix("v1/").unwrap_or(path)
+}
+
+/// What is known of an endpoint; `versioned` if `v1/` stood before its name.
+fn inference(name: &str, versioned: bool) -> Option<Target> {
+    use Content::{Form, Json, Messages, Scores};
+    use Mode::{Completion, Embedding, Reranking};
+    Some(match name {
+        "chat/completions" => Target::new(Completion, "/v1/chat/completions", Messages),
+        // Without `v1` it is llama-server's own, which answers otherwise than OpenAI's: it stays free for that.
+        "completions" if versioned => Target::new(Completion, "/v1/completions", Json),
+        "infill" => Target::new(Completion, "/infill", Json),
+        "audio/transcriptions" => Target::new(Completion, "/v1/audio/transcriptions", Form),
+        "embeddings" => Target::new(Embedding, "/v1/embeddings", Json),
+        "rerank" | "reranking" => Target::new(Reranking, "/v1/rerank", Json),
+        "score" => Target::new(Reranking, "/v1/rerank", Scores),
+        "tokenize" => Target::aside("/tokenize", Takes::AsideInAnyMode, Json),
+        "detokenize" => Target::aside("/detokenize", Takes::AsideInAnyMode, Json),
+        "apply-template" => Target::aside("/apply-template", Takes::Aside, Messages),
+        "chat/completions/input_tokens" => {
+            Target::aside("/v1/chat/completions/input_tokens", Takes::Aside, Messages)
+        }
+        "responses/input_tokens" => {
+            Target::aside("/v1/responses/input_tokens", Takes::Aside, Messages)
+        }
         _ => return None,
     })
+}
+
+/// What OpenAI has and no engine here does, so that its clients are told so in its own words.
+fn absent(name: &str) -> Option<&'static Absence> {
+    const IMAGES: Absence = Absence {
+        what: "making or changing images",
+        instead: "models here can read images in a chat; to make them, use a server for diffusion models",
+    };
+    const SPEECH: Absence =
+        Absence { what: "making speech", instead: "use a server for text-to-speech models" };
+    const TRANSLATIONS: Absence = Absence {
+        what: "translating speech",
+        instead: "transcribe it with `/v1/audio/transcriptions`, and have the text translated in a chat",
+    };
+    const MODERATIONS: Absence =
+        Absence { what: "a moderation endpoint", instead: "ask a guard model in a chat" };
+    match name {
+        "images/generations" | "images/edits" | "images/variations" => Some(&IMAGES),
+        "audio/speech" => Some(&SPEECH),
+        "audio/translations" => Some(&TRANSLATIONS),
+        "moderations" => Some(&MODERATIONS),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+use crate::endpoint::Absence;
+
 /// Who has to act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -58,6 +60,9 @@ pub enum Error {
     /// An inference path with a method other than `POST`.
     #[error("this path takes POST only")]
     MethodNotAllowed,
+    /// A path of OpenAI's that no engine here has an answer for.
+    #[error("{} is not offered: no engine here does it", .0.what)]
+    NotOffered(&'static Absence),
     /// No such path.
     #[error("404 page not found")]
     PathNotFound,
@@ -78,7 +83,7 @@ pub enum Error {
     },
     /// The control plane refused the lease.
     #[error("{}", .0.message)]
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// The control plane did not answer as it should.
     #[error("the control plane did not answer: {0}")]
     ControlUnreachable(String),
@@ -147,6 +152,7 @@ impl Error {
         "body_timeout",
         "backend_not_found",
         "method_not_allowed",
+        "not_offered",
         "path_not_found",
         "request_not_found",
         "host_not_allowed",
@@ -173,6 +179,7 @@ impl Error {
             Self::BodyTimeout => "body_timeout",
             Self::UnknownBackend(_) => "backend_not_found",
             Self::MethodNotAllowed => "method_not_allowed",
+            Self::NotOffered(_) => "not_offered",
             Self::PathNotFound => "path_not_found",
             Self::RequestNotFound(_) => "request_not_found",
             Self::HostNotAllowed(_) => "host_not_allowed",
@@ -221,6 +228,7 @@ impl Error {
             // Not in the register, but what nginx logs for it, and what gRPC's CANCELLED maps to. No SDK tries it again.
             Self::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotOffered(_) => StatusCode::NOT_IMPLEMENTED,
             Self::HostNotAllowed(_) | Self::OriginNotAllowed(_) => StatusCode::FORBIDDEN,
             Self::QueueFull { .. } | Self::ControlUnreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Refused(refusal) => {
@@ -249,7 +257,13 @@ impl Error {
 
     /// Whether the rest of the request is still on its way when this is answered.
     pub fn leaves_body_unread(&self) -> bool {
-        matches!(self, Self::BodyTooLarge { .. } | Self::BodyTimeout | Self::BodyIncomplete)
+        matches!(
+            self,
+            Self::BodyTooLarge { .. }
+                | Self::BodyTimeout
+                | Self::BodyIncomplete
+                | Self::NotOffered(_)
+        )
     }
 
     /// The body of the answer, in OpenAI's shape.
@@ -305,6 +319,7 @@ impl Error {
                 "it has ended, or never was; `X-Request-Id` of an answer is its ID"
             }
             Self::UnknownBackend(_) => "leave the backend out of the path, or use `llama.cpp`",
+            Self::NotOffered(absence) => absence.instead,
             Self::HostNotAllowed(_) => {
                 "use `localhost` or an address, or listen on another address"
             }
@@ -324,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_refusal_keeps_the_status_and_the_words_of_the_control_plane() {
-        let error = Error::Refused(Refusal {
+        let error = Error::Refused(Box::new(Refusal {
             status: 404,
             code: "model_not_found".into(),
             kind: "invalid_request_error".into(),
@@ -332,7 +347,7 @@ mod tests {
             hint: Some("pull it".into()),
             param: None,
             retry_after: None,
-        });
+        }));
         assert_eq!(error.status(), 404);
         let body: serde_json::Value = serde_json::from_slice(&error.to_json()).unwrap();
         assert_eq!(body["error"]["code"], "model_not_found");

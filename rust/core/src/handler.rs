@@ -2,16 +2,19 @@
 
 use std::rc::Rc;
 
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, RETRY_AFTER, SERVER};
+use http::header::{
+    ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, RETRY_AFTER, SERVER,
+};
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use serde::Serialize;
 
 use crate::admit::{self, Admitted};
 use crate::control;
+use crate::decode;
 use crate::endpoint::{self, Endpoint};
 use crate::error::Error;
-use crate::infer::{self, Target};
+use crate::infer;
 use crate::relay::{Answer, Forward};
 use crate::ticket::{self, REQUEST_ID, Ticket};
 use crate::worker::{Door, Worker};
@@ -53,9 +56,8 @@ async fn dispatch(
     let path = endpoint::clean(request.uri().path()).into_owned();
     let shared = &ticket.worker().shared;
     match endpoint::classify(request.method(), &path, &shared.config.backends) {
-        Endpoint::Inference { mode, upstream_path } => {
-            infer::infer(ticket, request, Target { mode, upstream_path }).await
-        }
+        Endpoint::Inference(target) => infer::infer(ticket, request, target).await,
+        Endpoint::NotOffered(absence) => Err(Error::NotOffered(absence)),
         Endpoint::Cancel(id) => {
             let cancelled = Cancelled { id, cancelled: ticket::cancel(ticket, id).await? };
             ticket.settle(true);
@@ -110,6 +112,9 @@ fn refusal(ticket: &Ticket, error: &Error) -> Response<Answer> {
     if error.leaves_body_unread() {
         // hyper closes the connection then, but does not say so.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if matches!(error, Error::UnsupportedEncoding(_)) {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(decode::ACCEPTED));
     }
     if matches!(error, Error::MethodNotAllowed) {
         headers.insert(ALLOW, HeaderValue::from_static("POST"));

@@ -2,10 +2,12 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderName, Request, Response, request};
+use http::header::{CONTENT_TYPE, HeaderMap};
+use http::{HeaderName, HeaderValue, Request, Response, request};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -13,26 +15,26 @@ use tokio::time::timeout;
 
 use crate::assemble::{self, Shape};
 use crate::control;
-use crate::endpoint::Mode;
+use crate::decode;
+use crate::endpoint::{Content, Takes, Target};
 use crate::engine::{self, Call, Failed};
 use crate::error::Error;
+use crate::media;
+use crate::multipart;
 use crate::peek::{self, PeekError};
 use crate::relay::{Account, Answer, Clock};
-use crate::routes::{Lease, LeaseError};
+use crate::routes::{Lease, LeaseError, Runner};
+use crate::score::Scoring;
 use crate::ticket::Ticket;
 use crate::waiting;
+use crate::worker::Worker;
+
+mod scored;
 
 const PRELOAD_ONLY: HeaderName = HeaderName::from_static("x-preload-only");
 
 /// How often a request may come back to the route table, because its runner went away under it, before it is refused.
 const LEASE_ROUNDS: usize = 4;
-
-/// What the path says of an inference request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Target {
-    pub(crate) mode: Mode,
-    pub(crate) upstream_path: &'static str,
-}
 
 /// Have an engine answer the request.
 ///
@@ -43,7 +45,10 @@ pub(crate) async fn infer(
     request: Request<Incoming>,
     target: Target,
 ) -> Result<Response<Answer>, Error> {
-    let asked = Asked::read(ticket, request, target).await?;
+    let mut asked = Asked::read(ticket, request, target).await?;
+    if let Some(scoring) = asked.scoring.take() {
+        return scored::answer(asked, scoring).await;
+    }
     let mut failed_runner = None;
     if let Some(lease) = asked.lease_now() {
         match asked.ask(lease).await {
@@ -55,7 +60,7 @@ pub(crate) async fn infer(
     // From here on it can take as long as a load does.
     let heartbeat = ticket.worker().shared.config.heartbeat;
     let heartbeat = heartbeat.filter(|_| asked.stream);
-    let pending = Box::pin(asked.ask_when_leased(failed_runner));
+    let pending = Box::pin(async move { asked.ask_when_leased(failed_runner).await });
     match heartbeat {
         Some(beat) => waiting::patiently(ticket, beat, pending).await,
         None => pending.await,
@@ -70,10 +75,12 @@ struct Asked {
     model: String,
     /// The client reads a stream.
     stream: bool,
-    /// How many of the engine's slots it takes.
+    /// How many of the engine's slots it takes; none if the model has no part in the answer.
     slots: usize,
     /// As the engine shall see it.
     body: Bytes,
+    /// The rerankings that the engine is asked for instead.
+    scoring: Option<Scoring>,
     /// The shape of the whole answer, if the engine is asked for a stream instead.
     assembled: Option<Shape>,
     received: Instant,
@@ -92,34 +99,71 @@ impl Asked {
         let (head, body) = request.into_parts();
         let config = &ticket.worker().shared.config;
         let body = read_body(body, config.body_limit, config.header_timeout).await?;
-        let complete = Instant::now();
-        let (model, stream, slots) = peek(&body)?;
-        // A stream passes as it is, and its body is not looked at again.
-        let (body, assembled) =
-            if stream { (body, None) } else { as_engine_is_asked(body, target.upstream_path) };
-        Ok(Self {
+        let body = decode::decode(body, &head.headers, config.body_limit).await?;
+        let mut asked = Self {
             ticket: Rc::clone(ticket),
             head,
             target,
-            model,
-            stream,
-            slots,
+            model: String::new(),
+            stream: false,
+            slots: usize::from(target.takes == Takes::Slot),
             body,
-            assembled,
+            scoring: None,
+            assembled: None,
             received,
-            complete,
+            complete: received,
             load: Cell::new(None),
-        })
+        };
+        asked.understand().await?;
+        asked.complete = Instant::now();
+        Ok(asked)
     }
 
-    /// Free slots of a ready runner.
+    /// Find out which model it is for, and make the body what an engine shall see.
+    async fn understand(&mut self) -> Result<(), Error> {
+        let target = self.target;
+        if target.content == Content::Form {
+            self.model = model_of_form(&self.head.headers, &self.body)?;
+            return Ok(());
+        }
+        let (model, stream, slots) = peek(&self.body)?;
+        self.model = model;
+        if target.takes == Takes::Slot {
+            self.slots = slots;
+        }
+        self.stream = stream && target.streams();
+        match target.content {
+            Content::Scores => self.scoring = Some(Scoring::read(&self.body)?),
+            Content::Messages => {
+                let body = std::mem::take(&mut self.body);
+                self.body = with_media(self.ticket.worker(), body).await?;
+            }
+            Content::Json | Content::Form => {}
+        }
+        // A stream passes as it is, and its body is not looked at again.
+        if !stream {
+            let body = std::mem::take(&mut self.body);
+            (self.body, self.assembled) = as_engine_is_asked(body, target.upstream_path);
+        }
+        Ok(())
+    }
+
+    /// What it takes of a ready runner, if that is free.
     fn lease_now(&self) -> Option<Lease> {
+        self.warm_runner()?.lease_now(self.slots)
+    }
+
+    fn warm_runner(&self) -> Option<Arc<Runner>> {
         let routes = &self.ticket.worker().shared.routes;
-        routes.find(&self.model, self.target.mode)?.lease_now(self.slots)
+        self.target.modes().find_map(|mode| routes.find(&self.model, mode))
+    }
+
+    fn is_preload(&self) -> bool {
+        self.head.headers.get(PRELOAD_ONLY).is_some_and(|value| value == "true")
     }
 
     async fn ask(&self, lease: Lease) -> Result<Response<Answer>, Failed> {
-        if self.head.headers.get(PRELOAD_ONLY).is_some_and(|value| value == "true") {
+        if self.is_preload() {
             self.ticket.settle(true);
             return Ok(Response::new(Answer::own(Bytes::new())));
         }
@@ -137,7 +181,7 @@ impl Asked {
 
     /// Ask as soon as there is a runner with a slot; of another one, if a runner fails before it has read the request.
     async fn ask_when_leased(
-        self,
+        &self,
         mut failed_runner: Option<String>,
     ) -> Result<Response<Answer>, Error> {
         for _ in 0..LEASE_ROUNDS {
@@ -151,28 +195,27 @@ impl Asked {
         Err(Error::EngineUnreachable("it went away each time it was asked".to_owned()))
     }
 
-    /// Slots of a runner that serves the model; waits for the runner to be started, and for the slots.
+    /// What it takes of a runner; waits for one to be started, and for its turn.
     async fn lease(&self, failed_runner: Option<&str>) -> Result<Lease, Error> {
         let worker = self.ticket.worker();
-        let routes = &worker.shared.routes;
         let queue_limit = worker.shared.config.queue_limit;
-        let (model, mode) = (self.model.as_str(), self.target.mode);
-        let mut warm = if failed_runner.is_none() { routes.find(model, mode) } else { None };
+        let mut warm = if failed_runner.is_none() { self.warm_runner() } else { None };
         for _ in 0..LEASE_ROUNDS {
             let runner = if let Some(runner) = warm.take() {
                 runner
             } else {
                 let asked = Instant::now();
-                let runner_id = control::lease(worker, model, mode, failed_runner).await?;
+                let mode = self.target.mode;
+                let runner_id = control::lease(worker, &self.model, mode, failed_runner).await?;
                 self.load.set(Some(self.load.get().unwrap_or_default() + asked.elapsed()));
                 // It may be gone again already; then the next round asks anew.
-                let Some(runner) = routes.by_id(&runner_id) else { continue };
+                let Some(runner) = worker.shared.routes.by_id(&runner_id) else { continue };
                 runner
             };
             match runner.lease(self.slots, queue_limit).await {
                 Ok(lease) => return Ok(lease),
                 Err(LeaseError::QueueFull) => return Err(Error::QueueFull { limit: queue_limit }),
-                Err(LeaseError::Retired) => warm = routes.find(model, mode),
+                Err(LeaseError::Retired) => warm = self.warm_runner(),
             }
         }
         Err(Error::EngineUnreachable("it was stopped each time it became ready".to_owned()))
@@ -212,6 +255,36 @@ fn peek(body: &[u8]) -> Result<(String, bool, usize), Error> {
             Ok((model.into_owned(), peeked.stream, peeked.sequences))
         }
         _ => Err(Error::MissingModel),
+    }
+}
+
+/// The model that a form is for.
+fn model_of_form(headers: &HeaderMap, body: &[u8]) -> Result<String, Error> {
+    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let model = multipart::field(body, content_type, "model")
+        .map_err(|error| Error::MalformedBody(error.to_string()))?;
+    model.filter(|model| !model.trim().is_empty()).map(str::to_owned).ok_or(Error::MissingModel)
+}
+
+/// The body with images in place of their addresses. llama-server would fetch from anywhere, from this host's private
+/// neighbours too.
+async fn with_media(worker: &Worker, body: Bytes) -> Result<Bytes, Error> {
+    let addresses = media::addresses(&body).map_err(|error| Error::InvalidParameter {
+        param: error.param(),
+        reason: error.to_string(),
+    })?;
+    if addresses.is_empty() {
+        return Ok(body);
+    }
+    let mut urls: Vec<&str> = addresses.iter().map(|address| address.url.as_str()).collect();
+    urls.sort_unstable();
+    urls.dedup();
+    let data = control::fetch_media(worker, &urls).await?;
+    let fetched: Vec<(&str, String)> = urls.into_iter().zip(data).collect();
+    let limit = worker.shared.config.body_limit;
+    match media::replace(&body, &addresses, &fetched) {
+        Some(edited) if edited.len() <= limit => Ok(edited.into()),
+        _ => Err(Error::BodyTooLarge { limit }),
     }
 }
 

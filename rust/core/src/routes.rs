@@ -35,6 +35,10 @@ pub struct Route {
     pub names: Vec<String>,
 }
 
+/// Answers in which the model has no part that a runner gives at the same time. They take milliseconds; more at once
+/// would only take threads from the generations, of which llama-server has a fixed number.
+const ASIDES: usize = 8;
+
 /// Why a runner gives no lease.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum LeaseError {
@@ -52,7 +56,9 @@ pub(crate) struct Runner {
     pub(crate) authorization: Option<HeaderValue>,
     pub(crate) slots: usize,
     pub(crate) totals: Arc<Totals>,
+    /// Slots that are free.
     permits: Semaphore,
+    asides: Semaphore,
     leases: AtomicUsize,
     queued: AtomicUsize,
     retired: AtomicBool,
@@ -77,6 +83,7 @@ impl Runner {
             slots,
             totals,
             permits: Semaphore::new(slots),
+            asides: Semaphore::new(ASIDES),
             leases: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
@@ -89,6 +96,7 @@ impl Runner {
         self.retired.store(true, Ordering::SeqCst);
         // Wakes every request that waits for a slot; each asks for a lease anew.
         self.permits.close();
+        self.asides.close();
     }
 
     fn is_retired(&self) -> bool {
@@ -99,16 +107,20 @@ impl Runner {
         self.leases.load(Ordering::SeqCst)
     }
 
-    /// That many slots, if they are free and nobody waits for them.
+    /// That many slots, if they are free and nobody waits for them; with none, leave to ask for what takes no slot.
     pub(crate) fn lease_now(self: &Arc<Self>, slots: usize) -> Option<Lease> {
-        let permits = self.permits_for(slots);
-        self.permits.try_acquire_many(permits).ok()?.forget();
-        Lease::new(Arc::clone(self), permits).ok()
+        let slots = self.available(slots);
+        self.permits(slots).try_acquire_many(slots.max(1)).ok()?.forget();
+        Lease::new(Arc::clone(self), slots).ok()
     }
 
     /// More slots than there are, the engine refuses or takes one after the other.
-    fn permits_for(&self, slots: usize) -> u32 {
+    fn available(&self, slots: usize) -> u32 {
         u32::try_from(slots.min(self.slots)).unwrap_or(u32::MAX)
+    }
+
+    fn permits(&self, slots: u32) -> &Semaphore {
+        if slots == 0 { &self.asides } else { &self.permits }
     }
 
     /// Wait for that many slots, first come first served, behind at most `queue_limit` others.
@@ -121,11 +133,11 @@ impl Runner {
             return Ok(lease);
         }
         let place = Place::take(self, queue_limit).ok_or(LeaseError::QueueFull)?;
-        let permits = self.permits_for(slots);
-        let permit = self.permits.acquire_many(permits).await.map_err(|_| LeaseError::Retired)?;
-        permit.forget();
+        let slots = self.available(slots);
+        let permit = self.permits(slots).acquire_many(slots.max(1)).await;
+        permit.map_err(|_| LeaseError::Retired)?.forget();
         drop(place);
-        Lease::new(Arc::clone(self), permits)
+        Lease::new(Arc::clone(self), slots)
     }
 
     fn snapshot(&self) -> RunnerSnapshot {
@@ -165,16 +177,16 @@ impl Drop for Place<'_> {
 #[derive(Debug)]
 pub(crate) struct Lease {
     runner: Arc<Runner>,
-    permits: u32,
+    slots: u32,
 }
 
 impl Lease {
-    /// Called with these permits in hand.
-    fn new(runner: Arc<Runner>, permits: u32) -> Result<Self, LeaseError> {
+    /// Called with the permits for these slots in hand.
+    fn new(runner: Arc<Runner>, slots: u32) -> Result<Self, LeaseError> {
         // The order matters: count first, then look. `retire` sets first, then counts. So either we see that the runner
         // is retired, or the one who retires it sees our lease.
         runner.leases.fetch_add(1, Ordering::SeqCst);
-        let lease = Self { runner, permits };
+        let lease = Self { runner, slots };
         if lease.runner.is_retired() {
             return Err(LeaseError::Retired);
         }
@@ -191,7 +203,7 @@ impl Drop for Lease {
         let elapsed = u64::try_from(self.runner.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.runner.idle_since.store(elapsed, Ordering::Relaxed);
         self.runner.leases.fetch_sub(1, Ordering::SeqCst);
-        self.runner.permits.add_permits(self.permits as usize);
+        self.runner.permits(self.slots).add_permits(self.slots.max(1) as usize);
     }
 }
 

@@ -76,18 +76,19 @@ struct Answer<'a> {
     object: &'static str,
     created: u64,
     model: &'a str,
-    data: Vec<Score>,
+    data: Vec<Row>,
     usage: Usage,
 }
 
 #[derive(Debug, Serialize)]
-struct Score {
+struct Row {
     index: usize,
     object: &'static str,
     score: f64,
 }
 
 #[derive(Debug, Default, Serialize)]
+#[expect(clippy::struct_field_names, reason = "as the API spells them")]
 struct Usage {
     prompt_tokens: u64,
     total_tokens: u64,
@@ -197,7 +198,7 @@ impl Scoring {
     /// The answer for the client; `created` is in seconds.
     pub(crate) fn answer(self, id: &str, model: &str, created: u64) -> Vec<u8> {
         let scores = self.scores.into_iter().enumerate();
-        let data = scores.map(|(index, score)| Score { index, object: "score", score }).collect();
+        let data = scores.map(|(index, score)| Row { index, object: "score", score }).collect();
         let answer = Answer { id, object: "list", created, model, data, usage: self.usage };
         // Strings and numbers always serialise.
         serde_json::to_vec(&answer).unwrap_or_default()

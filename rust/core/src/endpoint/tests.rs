@@ -1,36 +1,104 @@
 use http::Method;
 
-use super::{Endpoint, Mode, classify, clean};
+use super::{Content, Endpoint, Mode, Takes, Target, classify, clean};
 
 fn endpoint<'a>(method: &Method, path: &'a str) -> Endpoint<'a> {
     classify(method, path, &["llama.cpp".to_owned()])
 }
 
+fn target(path: &str) -> Target {
+    match endpoint(&Method::POST, path) {
+        Endpoint::Inference(target) => target,
+        other => panic!("{path}: {other:?}"),
+    }
+}
+
 #[test]
-fn every_alias_of_chat_reaches_the_same_engine_path() {
-    for path in [
-        "/v1/chat/completions",
-        "/engines/v1/chat/completions",
-        "/engines/llama.cpp/v1/chat/completions",
+fn every_alias_reaches_the_same_engine_path() {
+    for (name, upstream_path) in [
+        ("chat/completions", "/v1/chat/completions"),
+        ("embeddings", "/v1/embeddings"),
+        ("rerank", "/v1/rerank"),
+        ("reranking", "/v1/rerank"),
+        ("score", "/v1/rerank"),
+        ("audio/transcriptions", "/v1/audio/transcriptions"),
+        ("tokenize", "/tokenize"),
+        ("detokenize", "/detokenize"),
+        ("apply-template", "/apply-template"),
+        ("infill", "/infill"),
+        ("chat/completions/input_tokens", "/v1/chat/completions/input_tokens"),
+        ("responses/input_tokens", "/v1/responses/input_tokens"),
     ] {
-        assert_eq!(
-            endpoint(&Method::POST, path),
-            Endpoint::Inference { mode: Mode::Completion, upstream_path: "/v1/chat/completions" }
-        );
+        for prefix in ["", "/engines", "/engines/llama.cpp"] {
+            for version in ["", "/v1"] {
+                let path = format!("{prefix}{version}/{name}");
+                assert_eq!(target(&path).upstream_path, upstream_path, "{path}");
+                assert_eq!(target(&clean(&format!("//{path}"))).upstream_path, upstream_path);
+            }
+        }
+    }
+}
+
+#[test]
+fn llama_servers_own_completions_are_not_taken_for_openais() {
+    for prefix in ["", "/engines", "/engines/llama.cpp"] {
+        assert_eq!(target(&format!("{prefix}/v1/completions")).upstream_path, "/v1/completions");
+        for own in ["completions", "completion", "embedding", "v1/completion"] {
+            let path = format!("{prefix}/{own}");
+            assert_eq!(endpoint(&Method::POST, &path), Endpoint::Management, "{path}");
+        }
     }
 }
 
 #[test]
 fn modes_follow_the_path() {
-    let mode = |path| match endpoint(&Method::POST, path) {
-        Endpoint::Inference { mode, .. } => mode.name(),
-        other => panic!("{other:?}"),
-    };
+    let mode = |path| target(path).mode.name();
     assert_eq!(mode("/v1/completions"), "completion");
+    assert_eq!(mode("/v1/audio/transcriptions"), "completion");
     assert_eq!(mode("/engines/v1/embeddings"), "embedding");
     assert_eq!(mode("/rerank"), "reranking");
-    assert_eq!(mode("/engines/rerank"), "reranking");
-    assert_eq!(mode("/engines/llama.cpp/rerank"), "reranking");
+    assert_eq!(mode("/engines/score"), "reranking");
+    let modes: Vec<_> = target("/tokenize").modes().map(Mode::name).collect();
+    assert_eq!(modes, ["completion", "embedding", "reranking"]);
+    assert_eq!(target("/apply-template").modes().count(), 1);
+    assert_eq!(target("/v1/embeddings").modes().collect::<Vec<_>>(), [Mode::Embedding]);
+}
+
+#[test]
+fn only_what_the_model_works_on_takes_a_slot() {
+    for path in ["/tokenize", "/detokenize", "/apply-template", "/v1/responses/input_tokens"] {
+        assert_ne!(target(path).takes, Takes::Slot, "{path}");
+        assert!(!target(path).streams());
+    }
+    for path in ["/v1/chat/completions", "/infill", "/v1/audio/transcriptions"] {
+        assert_eq!(target(path).takes, Takes::Slot, "{path}");
+        assert!(target(path).streams());
+    }
+    assert!(!target("/v1/embeddings").streams());
+    assert_eq!(target("/score").content, Content::Scores);
+    assert_eq!(target("/v1/audio/transcriptions").content, Content::Form);
+}
+
+#[test]
+fn what_openai_has_and_no_engine_does_is_named() {
+    for name in [
+        "images/generations",
+        "images/edits",
+        "images/variations",
+        "audio/speech",
+        "audio/translations",
+        "moderations",
+    ] {
+        for prefix in ["/v1", "", "/engines/v1", "/engines/llama.cpp/v1", "/engines"] {
+            let path = format!("{prefix}/{name}");
+            assert!(matches!(endpoint(&Method::POST, &path), Endpoint::NotOffered(_)), "{path}");
+        }
+    }
+    assert_eq!(
+        endpoint(&Method::POST, "/engines/vroom/v1/images/edits"),
+        Endpoint::UnknownBackend("vroom")
+    );
+    assert_eq!(endpoint(&Method::GET, "/v1/images/edits"), Endpoint::MethodNotAllowed);
 }
 
 #[test]
@@ -61,6 +129,9 @@ fn the_private_door_is_shut() {
 
 #[test]
 fn the_rest_goes_to_the_control_plane() {
+    for path in ["/engines/chat", "/engines/tokenize/x", "/v1", "/v1/", "/v1/v1/tokenize"] {
+        assert_eq!(endpoint(&Method::POST, path), Endpoint::Management, "{path}");
+    }
     for path in ["/", "/models", "/models/ai/v1/chat", "/engines/ps", "/v1/models", "/metrics"] {
         assert_eq!(endpoint(&Method::GET, path), Endpoint::Management, "{path}");
     }

@@ -119,3 +119,35 @@ fn totals_are_shared_by_successive_runners_of_a_model() {
     routes.publish(&[route("2", &["x"])]);
     assert!(Arc::ptr_eq(&first, &only(&routes, "x").totals));
 }
+
+#[test]
+fn what_takes_no_slot_does_not_wait_for_one() {
+    let routes = Routes::new(1);
+    routes.publish(&[route("1", &["x"])]);
+    let runner = only(&routes, "x");
+    let generation = now(runner.lease(1, 0)).unwrap().unwrap();
+    let asides: Vec<_> = (0..super::ASIDES).map(|_| runner.lease_now(0).unwrap()).collect();
+    assert_eq!(runner.leases(), super::ASIDES + 1);
+    assert!(runner.lease_now(0).is_none(), "they are bounded");
+    let mut waiting = pin!(runner.lease(0, 1));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(waiting.as_mut().poll(&mut context).is_pending());
+    drop(asides);
+    assert!(matches!(waiting.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
+    assert!(runner.lease_now(1).is_none(), "they give no slot back");
+    drop(generation);
+    assert!(runner.lease_now(1).is_some());
+}
+
+#[test]
+fn who_waits_without_a_slot_is_told_of_the_end_too() {
+    let routes = Routes::new(1);
+    routes.publish(&[route("1", &["x"])]);
+    let runner = only(&routes, "x");
+    let _asides: Vec<_> = (0..super::ASIDES).map(|_| runner.lease_now(0).unwrap()).collect();
+    let mut waiting = pin!(runner.lease(0, 1));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(waiting.as_mut().poll(&mut context).is_pending());
+    routes.retire("1");
+    assert!(matches!(waiting.as_mut().poll(&mut context), Poll::Ready(Err(LeaseError::Retired))));
+}

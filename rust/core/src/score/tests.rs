@@ -18,10 +18,14 @@ fn next(scoring: &Scoring) -> Value {
     serde_json::from_slice(&scoring.next("m").unwrap()).unwrap()
 }
 
+fn size(text: &str) -> f64 {
+    f64::from(u32::try_from(text.len()).unwrap()) / 8.0
+}
+
 /// What an engine says whose score of a document is its length, best first.
 fn rank(request: &Value) -> String {
     let mut results: Vec<Value> = request["documents"].as_array().unwrap().iter().enumerate()
-        .map(|(index, text)| json!({ "index": index, "relevance_score": text.as_str().unwrap().len() as f64 / 8.0 }))
+        .map(|(index, text)| json!({ "index": index, "relevance_score": size(text.as_str().unwrap()) }))
         .collect();
     results.sort_by(|one, other| {
         other["relevance_score"]
@@ -135,7 +139,7 @@ proptest! {
         let (answer, calls) = answer(read(&json!({ "text_1": queries, "text_2": texts })));
         prop_assert_eq!(calls, if pairs { texts.len() } else { 1 });
         let scores: Vec<f64> = answer["data"].as_array().unwrap().iter().map(|score| score["score"].as_f64().unwrap()).collect();
-        let expected: Vec<f64> = texts.iter().map(|text| text.len() as f64 / 8.0).collect();
+        let expected: Vec<f64> = texts.iter().map(|text| size(text)).collect();
         prop_assert_eq!(scores, expected);
         prop_assert_eq!(&answer["usage"]["prompt_tokens"], &json!(3 * texts.len()));
     }
