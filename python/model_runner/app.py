@@ -26,6 +26,7 @@ from model_runner.api.server import ControlServer
 from model_runner.config import DEFAULT_HOST, DEFAULT_PORT
 from model_runner.errors import ModelRunnerError
 from model_runner.lifecycle import Scheduler, runtime_directory
+from model_runner.media import Media
 from model_runner.registry import Registry
 from model_runner.store import Store
 from model_runner.telemetry import Exporter, Sources
@@ -151,6 +152,7 @@ class Foundation:
     store: Store
     engine: Engine
     registry: Registry
+    media: Media
     server: ControlServer
 
     @property
@@ -174,10 +176,12 @@ async def lay_foundation(settings: Settings, parts: contextlib.AsyncExitStack) -
     engine = await asyncio.to_thread(engines.discover, settings)
     registry = Registry(store, settings)
     parts.push_async_callback(registry.close)
+    media = Media(settings)
+    parts.push_async_callback(media.close)
     # From here on whoever connects waits until the server is started, instead of being refused.
     server = ControlServer(runtime_dir / runtime_directory.CONTROL_SOCKET)
     parts.push_async_callback(server.stop)
-    return Foundation(runtime_dir, store, engine, registry, server)
+    return Foundation(runtime_dir, store, engine, registry, media, server)
 
 
 def offer(settings: Settings, base: Foundation, scheduler: Scheduler, plane: Plane) -> Services:
@@ -189,6 +193,7 @@ def offer(settings: Settings, base: Foundation, scheduler: Scheduler, plane: Pla
         registry=base.registry,
         scheduler=scheduler,
         engine=base.engine,
+        media=base.media,
         exporter=None if settings.disable_metrics else Exporter(sources),
     )
 

@@ -221,6 +221,20 @@ class Settings(BaseSettings):
         "its model loads or is busy, so that nothing between takes it for dead; 0: never.",
     )
 
+    # Images that requests name by their addresses.
+    fetch_media: Flag = Field(
+        True,
+        validation_alias="MODEL_RUNNER_FETCH_MEDIA",
+        description="Fetch images that requests name by public addresses; else such requests are "
+        "refused.",
+    )
+    media_hosts: Text = Field(
+        "",
+        validation_alias="MODEL_RUNNER_MEDIA_HOSTS",
+        description="Hosts and networks, separated by commas, that images are fetched from though "
+        "they are private: `images.intern.example, 10.1.0.0/16`.",
+    )
+
     # Registries.
     default_registry: Text = Field("docker.io", validation_alias="DEFAULT_REGISTRY")
     insecure_registry: Flag = Field(

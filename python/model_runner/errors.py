@@ -4,6 +4,7 @@
 ModelRunnerError
 ├── InvalidRequest              the caller sent something that cannot work
 │   ├── InvalidReference        a model name outside the grammar
+│   ├── MediaNotFetched         an image that a request names by its address cannot be had
 │   ├── RequestTooLarge         a body that is larger than any that makes sense there
 │   └── UnsupportedModel        an artifact or file that is not a model we can run
 ├── NotFound
@@ -28,8 +29,8 @@ ModelRunnerError
 ```
 
 An error carries a message (what happened, lower-case, no full stop), a hint (what to do next), and
-how each surface shows it: `code` and `kind` in OpenAI-shaped JSON, `status` over HTTP, `exit_code`
-in a shell.
+how each surface shows it: `code`, `kind` and `param` in OpenAI-shaped JSON, `status` over HTTP,
+`exit_code` in a shell.
 Exit codes: 0 ok, 1 other, 2 usage, 3 server unreachable, 4 not found, 5 conflict, 6 not authorised,
 7 does not fit, 130 interrupted.
 """
@@ -49,6 +50,7 @@ class ModelRunnerError(Exception):
 
     code: ClassVar[str] = "internal_error"
     kind: ClassVar[str] = "server_error"
+    param: ClassVar[str | None] = None
     status: int = 500
     exit_code: int = 1
 
@@ -82,6 +84,13 @@ class InvalidReference(InvalidRequest):
             hint="it looks like `ai/smollm2`, `registry.example.com/org/model:tag` or `sha256:…`",
         )
         self.reference = reference
+
+
+class MediaNotFetched(InvalidRequest):
+    """An image that a request names by its address cannot be had, or not from there."""
+
+    code = "media_not_fetched"
+    param = "image_url"
 
 
 class RequestTooLarge(InvalidRequest):

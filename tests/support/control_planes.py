@@ -151,6 +151,7 @@ async def serving(tmp_path: Path, **parts) -> AsyncIterator[Client]:
         "registry": FakeRegistry(),
         "scheduler": FakeScheduler(),
         "engine": FakeEngine(),
+        "media": None,
         "exporter": None,
     }
     services = Services(**{**given, **parts})

@@ -69,6 +69,7 @@ def _refusal(error: ModelRunnerError) -> dict[str, str | int | None]:
         "kind": error.kind,
         "message": error.message,
         "hint": error.hint,
+        "param": error.param,
         "retry_after": _RETRY_SECONDS if isinstance(error, _PASSING) else None,
     }
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from model_runner.config import Settings
     from model_runner.engines import Engine
     from model_runner.lifecycle import Scheduler
+    from model_runner.media import Media
     from model_runner.registry import Registry
     from model_runner.store import Store
     from model_runner.telemetry import Exporter
@@ -26,6 +27,7 @@ class Services:
         registry: Pulls models into the store.
         scheduler: Owns the runners.
         engine: The engine that runners are made of.
+        media: Fetches images that requests name by their addresses.
         exporter: Renders `/metrics`; None when metrics are disabled.
     """
 
@@ -34,6 +36,7 @@ class Services:
     registry: Registry
     scheduler: Scheduler
     engine: Engine
+    media: Media
     exporter: Exporter | None
 
 
