@@ -17,6 +17,10 @@ mod cold;
 #[cfg(test)]
 mod departures;
 #[cfg(test)]
+mod encodings;
+#[cfg(test)]
+mod endpoints;
+#[cfg(test)]
 mod failures;
 #[cfg(test)]
 mod harness;
@@ -25,11 +29,15 @@ mod heartbeats;
 #[cfg(test)]
 mod management;
 #[cfg(test)]
+mod media;
+#[cfg(test)]
 mod pool;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
 mod retire;
+#[cfg(test)]
+mod scores;
 #[cfg(test)]
 mod slots;
 #[cfg(test)]

@@ -37,6 +37,7 @@ pub(crate) fn parts(recorded: &[u8]) -> (&[u8], &[u8]) {
 pub(crate) struct Engine {
     pub(crate) id: String,
     pub(crate) slots: usize,
+    mode: Mode,
     path: PathBuf,
     listener: UnixListener,
 }
@@ -46,11 +47,15 @@ impl Engine {
         let path = directory.join(format!("{id}.sock"));
         let listener = UnixListener::bind(&path).expect("a socket in a fresh directory");
         listener.set_nonblocking(true).expect("a listener need not block");
-        Self { id: id.to_owned(), slots: 4, path, listener }
+        Self { id: id.to_owned(), slots: 4, mode: Mode::Completion, path, listener }
     }
 
     pub(crate) fn with_slots(self, slots: usize) -> Self {
         Self { slots, ..self }
+    }
+
+    pub(crate) fn with_mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
     }
 
     /// How the control plane would publish it.
@@ -62,7 +67,7 @@ impl Engine {
             slots: self.slots,
             backend: "llama.cpp".to_owned(),
             model: MODEL.to_owned(),
-            mode: Mode::Completion,
+            mode: self.mode,
             names: vec![MODEL.to_owned(), "smollm2".to_owned()],
         }
     }
