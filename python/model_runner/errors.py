@@ -6,7 +6,8 @@ ModelRunnerError
 │   ├── InvalidReference        a model name outside the grammar
 │   ├── MediaNotFetched         an image that a request names by its address cannot be had
 │   ├── RequestTooLarge         a body that is larger than any that makes sense there
-│   └── UnsupportedModel        an artifact or file that is not a model we can run
+│   ├── UnsupportedModel        an artifact or file that is not a model we can run
+│   └── WrongMode               a model that does something else than what it was asked for
 ├── NotFound
 │   ├── ModelNotFound           no such model in the local store
 │   └── RemoteModelNotFound     the registry does not have it
@@ -106,6 +107,26 @@ class UnsupportedModel(InvalidRequest):
     code = "unsupported_model"
     status = 422
     exit_code = 1
+
+
+class WrongMode(InvalidRequest):
+    """A model that does something else than what it was asked for."""
+
+    code = "wrong_mode"
+    param = "model"
+
+    _DOES: ClassVar[dict[str, tuple[str, str]]] = {
+        "completion": ("writes text", "/v1/chat/completions"),
+        "embedding": ("makes vectors of texts", "/v1/embeddings"),
+        "reranking": ("ranks texts", "/v1/rerank"),
+    }
+
+    def __init__(self, name: str, *, wanted: str, does: str) -> None:
+        does_what, path = self._DOES[does]
+        super().__init__(
+            f"model `{name}` {does_what}, and cannot be used for {wanted}",
+            hint=f"ask it at `{path}`, or choose another model",
+        )
 
 
 class NotFound(ModelRunnerError):

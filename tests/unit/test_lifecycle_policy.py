@@ -149,3 +149,21 @@ def test_learned_spellings_are_bounded():
 def test_how_many_runners_there_may_be(monkeypatch, cores, expected):
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     assert Settings().max_runners == expected
+
+
+@pytest.mark.parametrize(
+    ("header", "does", "suited"),
+    [
+        ({}, "completion", {"completion", "embedding"}),
+        ({"pooling_type": "0"}, "completion", {"completion", "embedding"}),
+        ({"pooling_type": "3"}, "embedding", {"completion", "embedding"}),
+        ({"pooling_type": "4"}, "reranking", {"completion", "reranking"}),
+        ({"pooling_type": "1", "attention.causal": "false"}, "embedding", {"embedding"}),
+        ({"pooling_type": "4", "attention.causal": "false"}, "reranking", {"reranking"}),
+        ({"attention.causal": "false"}, None, {"completion", "embedding", "reranking"}),
+    ],
+)
+def test_what_a_model_is_suited_for_stands_in_its_header(header, does, suited):
+    metadata = {"general.architecture": "x", **{f"x.{key}": text for key, text in header.items()}}
+    for mode in ("completion", "embedding", "reranking"):
+        assert policy.what_else(metadata, mode) == (None if mode in suited else does)

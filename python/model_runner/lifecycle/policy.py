@@ -93,9 +93,33 @@ def context_size(configured: int | None, packaged: int | None, metadata: Mapping
     return min(trained or DEFAULT_CONTEXT_LIMIT, DEFAULT_CONTEXT_LIMIT)
 
 
+# llama.cpp's numbers for how the vectors of tokens become one.
+_NO_POOLING = "0"
+_DOES = {"1": "embedding", "2": "embedding", "3": "embedding", "4": "reranking"}
+
+
 def has_own_pooling(metadata: Mapping[str, str]) -> bool:
     """Whether the GGUF header says how embeddings are pooled."""
     return _architecture_key(metadata, "pooling_type") in metadata
+
+
+def what_else(metadata: Mapping[str, str], mode: str) -> str | None:
+    """What a model does instead, if its GGUF header says that it does not do what `mode` wants.
+
+    An engine would start all the same, and answer with an error of its own (text from an encoder)
+    or with numbers that mean nothing (vectors from a model that ranks, ranks from one that does
+    not).
+    """
+    pooling = metadata.get(_architecture_key(metadata, "pooling_type"), _NO_POOLING)
+    is_encoder = metadata.get(_architecture_key(metadata, "attention.causal")) == "false"
+    does = _DOES.get(pooling, "embedding" if is_encoder else "completion")
+    suited = {
+        "completion": not (is_encoder and pooling != _NO_POOLING),
+        "embedding": does != "reranking",
+        # Models that rank were converted without saying so until 2025; those were encoders.
+        "reranking": does == "reranking" or (is_encoder and pooling == _NO_POOLING),
+    }
+    return None if suited[mode] else does
 
 
 def _trained_context(metadata: Mapping[str, str]) -> int | None:

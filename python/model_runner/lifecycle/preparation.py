@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from model_runner import names
 from model_runner.engines import MODES, LaunchRequest
-from model_runner.errors import InvalidRequest, ModelNotFound, UnsupportedModel
+from model_runner.errors import InvalidRequest, ModelNotFound, UnsupportedModel, WrongMode
 from model_runner.formats.gguf import describe
 from model_runner.lifecycle import policy
 from model_runner.lifecycle.log import EngineLog, prune
@@ -94,6 +94,7 @@ class Preparation:
         Raises:
             ModelNotFound: It was deleted meanwhile.
             UnsupportedModel: There is no GGUF file in it.
+            WrongMode: The model does something else.
             StoreError: It cannot be unpacked.
             EngineNotInstalled: There is no engine.
         """
@@ -101,6 +102,8 @@ class Preparation:
         if bundle.gguf is None:
             raise self._unsupported(model)
         metadata = _metadata(model, bundle.gguf)
+        if does := policy.what_else(metadata, mode):
+            raise WrongMode(self.display(model), wanted=mode, does=does)
         self._config_home.mkdir(mode=0o700, exist_ok=True)
         runner_id = secrets.token_hex(6)
         request = LaunchRequest(

@@ -33,6 +33,9 @@ mod scored;
 
 const PRELOAD_ONLY: HeaderName = HeaderName::from_static("x-preload-only");
 
+/// What the control plane says of a model that does something else.
+const WRONG_MODE: &str = "wrong_mode";
+
 /// How often a request may come back to the route table, because its runner went away under it, before it is refused.
 const LEASE_ROUNDS: usize = 4;
 
@@ -195,6 +198,23 @@ impl Asked {
         Err(Error::EngineUnreachable("it went away each time it was asked".to_owned()))
     }
 
+    /// Have a runner started, in the first mode that the model has.
+    async fn start(&self, failed_runner: Option<&str>) -> Result<String, Error> {
+        let worker = self.ticket.worker();
+        let mut modes = self.target.modes();
+        let mut mode = self.target.mode;
+        modes.next();
+        loop {
+            match control::lease(worker, &self.model, mode, failed_runner).await {
+                Err(Error::Refused(refusal)) if refusal.code == WRONG_MODE => match modes.next() {
+                    Some(next) => mode = next,
+                    None => return Err(Error::Refused(refusal)),
+                },
+                answer => return answer,
+            }
+        }
+    }
+
     /// What it takes of a runner; waits for one to be started, and for its turn.
     async fn lease(&self, failed_runner: Option<&str>) -> Result<Lease, Error> {
         let worker = self.ticket.worker();
@@ -205,8 +225,7 @@ impl Asked {
                 runner
             } else {
                 let asked = Instant::now();
-                let mode = self.target.mode;
-                let runner_id = control::lease(worker, &self.model, mode, failed_runner).await?;
+                let runner_id = self.start(failed_runner).await?;
                 self.load.set(Some(self.load.get().unwrap_or_default() + asked.elapsed()));
                 // It may be gone again already; then the next round asks anew.
                 let Some(runner) = worker.shared.routes.by_id(&runner_id) else { continue };

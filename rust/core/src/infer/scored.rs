@@ -1,6 +1,6 @@
 //! The story of a request for scores: one reranking after the other, each with a lease of its own, then one answer.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -33,6 +33,9 @@ pub(super) async fn answer(
             .map(Collected::to_bytes)
             .map_err(|_| Error::EngineDied)?;
         scoring.take(&ranked).map_err(|error| Error::EngineUnreachable(error.to_string()))?;
+        // What a pair took is on its own account.
+        (asked.received, asked.complete) = (Instant::now(), Instant::now());
+        asked.load.set(None);
     }
     let id = format!("score-{}", asked.ticket.id().to_str().unwrap_or_default());
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

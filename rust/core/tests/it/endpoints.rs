@@ -105,6 +105,26 @@ fn text_is_made_tokens_by_a_chats_runner_if_none_is_there() {
 }
 
 #[test]
+fn text_is_made_tokens_by_whatever_runner_the_model_can_have() {
+    let rig = Rig::new();
+    let refusal = r#"{"code":"wrong_mode","kind":"invalid_request_error","message":"it ranks","param":"model"}"#;
+    let mut client = rig.client();
+    client.ask("POST", "/tokenize", &[], body(&json!({})));
+    for expected in ["completion", "embedding", "reranking"] {
+        let (mut call, wanted) = rig.control.lease_call();
+        assert_eq!(wanted["mode"], expected);
+        call.answer("400 Bad Request", "", refusal);
+    }
+    let answer = client.message();
+    assert_eq!(answer.refusal(), (400, "wrong_mode".to_owned()));
+    assert_eq!(answer.json()["error"]["param"], "model");
+    // Who wants to chat is told at once.
+    client.ask_chat(false);
+    rig.control.lease_call().0.answer("400 Bad Request", "", refusal);
+    assert_eq!(client.message().refusal(), (400, "wrong_mode".to_owned()));
+}
+
+#[test]
 fn what_takes_no_slot_does_not_wait_behind_generations() {
     let (rig, engine) = Rig::with_one_slot();
     let mut busy = rig.asking(true);
