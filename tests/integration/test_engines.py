@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from support.lifecycles import Scene
 
 _BERT = Config(gguf={"general.architecture": "bert", "bert.pooling_type": "1"})
+_RANKER = Config(gguf={"general.architecture": "bert", "bert.pooling_type": "4"})
 _LLAMA_SERVER = os.environ.get("LLAMA_SERVER_PATH") or shutil.which("llama-server")
 
 
@@ -43,7 +44,7 @@ def models(tmp_path_factory) -> Path:
 def store(models) -> MemoryStore:
     store = MemoryStore(script=models / "script.gguf", cut=models / "cut.gguf")
     store.add("docker.io/ai/embed:latest", models / "embed.gguf", _BERT)
-    store.add("docker.io/ai/rerank:latest", models / "rerank.gguf", _BERT)
+    store.add("docker.io/ai/rerank:latest", models / "rerank.gguf", _RANKER)
     store.add("docker.io/ai/sharded:latest", next(models.glob("sharded-00001-of-*.gguf")))
     return store
 
