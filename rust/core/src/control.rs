@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::Mode;
 use crate::error::{Error, Refusal};
-use crate::upstream::{Connection, SendError};
+use crate::upstream::{ControlConnection, ControlError};
 use crate::worker::Worker;
 
 /// Answers of the lease call are small, and so are refusals; more than this is not one.
@@ -93,7 +93,7 @@ async fn call<Asked: Serialize, Answered: DeserializeOwned>(
         .body(Full::new(Bytes::from(body)))
         .map_err(unreachable)?;
     let mut connection =
-        Connection::open(&worker.shared.config.control_socket).await.map_err(unreachable)?;
+        ControlConnection::open(&worker.shared.config.control_socket).await.map_err(unreachable)?;
     let response = connection.send(request).await.map_err(unreachable)?;
     let status = response.status();
     let answer = read(&mut connection, response, limit).await?;
@@ -111,7 +111,7 @@ fn unreachable(error: impl ToString) -> Error {
 }
 
 async fn read(
-    connection: &mut Connection<Full<Bytes>>,
+    connection: &mut ControlConnection<Full<Bytes>>,
     response: Response<Incoming>,
     limit: usize,
 ) -> Result<Bytes, Error> {
@@ -132,7 +132,7 @@ pub(crate) async fn forward(
     worker: &Worker,
     mut request: Request<Incoming>,
     path: &str,
-) -> Result<(Response<Incoming>, Connection<Incoming>), Error> {
+) -> Result<(Response<Incoming>, ControlConnection<Incoming>), Error> {
     let target = match request.uri().query() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
@@ -143,8 +143,8 @@ pub(crate) async fn forward(
     if !request.headers().contains_key(HOST) {
         request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
     }
-    let opened: Result<_, SendError> = async {
-        let mut connection = Connection::open(&worker.shared.config.control_socket).await?;
+    let opened: Result<_, ControlError> = async {
+        let mut connection = ControlConnection::open(&worker.shared.config.control_socket).await?;
         let response = connection.send(request).await?;
         Ok((response, connection))
     }

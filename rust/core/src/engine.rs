@@ -5,21 +5,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS,
-    ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, AUTHORIZATION, CACHE_CONTROL,
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, SERVER,
+    ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE,
+    HeaderMap, SERVER,
 };
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, response};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::account::Outcome;
 use crate::assemble::Shape;
-use crate::control::strip_hop_by_hop;
 use crate::error::Error;
 use crate::observe::Observer;
 use crate::relay::{Account, Answer, Relay, Whole};
 use crate::routes::Runner;
-use crate::upstream::{Connection, EngineConnection, SendError};
+use crate::upstream::{EngineConnection, Framing, Head, SendError};
 
 /// What of a client's head reaches an engine. The rest is the client's and ours: credentials, cookies, proxies' notes,
 /// and `X-Conversation-Id`, with which llama-server would go on after a disconnect.
@@ -38,6 +35,9 @@ const WITHHELD: [HeaderName; 5] = [
     ACCESS_CONTROL_ALLOW_HEADERS,
     ACCESS_CONTROL_ALLOW_METHODS,
 ];
+
+/// Room for the head of a request: ours has some 250 bytes, most of them the key.
+const HEAD: usize = 384;
 
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -65,14 +65,19 @@ pub(crate) enum Failed {
 }
 
 /// Ask the engine that the account's lease is for.
-pub(crate) async fn ask(call: Call<'_>, mut account: Account) -> Result<Response<Answer>, Failed> {
+pub(crate) async fn ask(
+    call: Call<'_>,
+    mut account: Box<Account>,
+) -> Result<Response<Answer>, Failed> {
     account.asked(call.path, call.body);
     let runner = Arc::clone(account.lease.runner());
+    let head = call.head(&runner);
     let mut unread = true;
     let mut first_failure = None;
-    if let Some(sent) = send_reused(&call, &account, &runner).await {
+    if let Some(sent) = send_reused(&call, head.clone(), &account, &runner).await {
         match sent {
             Ok(answer) => return deliver(answer, call.assembled, account).await,
+            Err(error) if !error.is_silent() => return Err(failed(&error, account)),
             // The engine may close a kept connection at the moment we use it. No byte of an answer has come, and we have
             // the whole body, so the request is sent again on a new one.
             Err(error) => {
@@ -81,7 +86,7 @@ pub(crate) async fn ask(call: Call<'_>, mut account: Account) -> Result<Response
             }
         }
     }
-    match send_fresh(&call, &account, &runner).await {
+    match send_fresh(&call, head, &account, &runner).await {
         Ok(answer) => deliver(answer, call.assembled, account).await,
         Err(error) if unread && error.is_unread() => {
             account.strike();
@@ -89,85 +94,92 @@ pub(crate) async fn ask(call: Call<'_>, mut account: Account) -> Result<Response
         }
         // It is not asked of another engine: it may be what killed this one.
         Err(error) => {
-            account.outcome = Outcome::EngineError;
             // What broke first says more than that nobody listens any more.
             let reason = first_failure.filter(|_| !unread).unwrap_or(error);
-            Err(Failed::Finally(Error::EngineUnreachable(reason.to_string())))
+            Err(failed(&reason, account))
         }
     }
 }
 
-/// The head of an answer, its body to come, and the connection that it comes on.
-type Answering = (Response<Incoming>, EngineConnection);
+fn failed(reason: &SendError, mut account: Box<Account>) -> Failed {
+    account.outcome = Outcome::EngineError;
+    Failed::Finally(Error::EngineUnreachable(reason.to_string()))
+}
+
+/// The head of an answer, and the connection that its body comes on.
+type Answering = (Head, EngineConnection);
 
 type Sent = Result<Answering, SendError>;
 
-async fn send_reused(call: &Call<'_>, account: &Account, runner: &Runner) -> Option<Sent> {
+async fn send_reused(
+    call: &Call<'_>,
+    head: Bytes,
+    account: &Account,
+    runner: &Runner,
+) -> Option<Sent> {
     let worker = &account.worker;
     let mut connection = worker.pool.take(runner)?;
-    let sent = connection.send(call.request(runner)).await;
-    Some(sent.map(|response| {
+    let sent = connection.send(head, call.body.clone(), &WITHHELD).await;
+    Some(sent.map(|head| {
         worker.counters.upstream_reused();
-        (response, connection)
+        (head, connection)
     }))
 }
 
-async fn send_fresh(call: &Call<'_>, account: &Account, runner: &Runner) -> Sent {
-    let mut connection = Connection::open(&runner.socket).await?;
+async fn send_fresh(call: &Call<'_>, head: Bytes, account: &Account, runner: &Runner) -> Sent {
+    let mut connection = EngineConnection::open(&runner.socket).await?;
     account.worker.counters.upstream_opened();
-    let response = connection.send(call.request(runner)).await?;
-    Ok((response, connection))
+    let head = connection.send(head, call.body.clone(), &WITHHELD).await?;
+    Ok((head, connection))
 }
 
 impl Call<'_> {
-    fn request(&self, runner: &Runner) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(self.body.clone()));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.target();
-        let headers = request.headers_mut();
-        headers.reserve(FORWARDED.len() + 3);
-        headers.insert(HOST, HeaderValue::from_static("localhost"));
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(self.body.len()));
+    /// The request's head as it goes on the wire. Nothing in it can end a line: target and values were checked when they
+    /// were parsed.
+    fn head(&self, runner: &Runner) -> Bytes {
+        let mut head = Vec::with_capacity(HEAD);
+        head.extend_from_slice(b"POST ");
+        head.extend_from_slice(self.path.as_bytes());
+        if let Some(query) = self.query {
+            head.push(b'?');
+            head.extend_from_slice(query.as_bytes());
+        }
+        head.extend_from_slice(b" HTTP/1.1\r\nhost: localhost\r\ncontent-length: ");
+        head.extend_from_slice(self.body.len().to_string().as_bytes());
+        head.extend_from_slice(b"\r\n");
         if let Some(authorization) = &runner.authorization {
-            headers.insert(AUTHORIZATION, authorization.clone());
+            write_field(&mut head, "authorization", authorization);
         }
-        for name in FORWARDED {
-            if let Some(value) = self.headers.get(&name) {
-                headers.insert(name, value.clone());
+        for name in &FORWARDED {
+            if let Some(value) = self.headers.get(name) {
+                write_field(&mut head, name.as_str(), value);
             }
         }
-        request
+        head.extend_from_slice(b"\r\n");
+        head.into()
     }
+}
 
-    fn target(&self) -> Uri {
-        let plain = || Uri::from_static(self.path);
-        match self.query {
-            Some(query) => {
-                Uri::try_from(format!("{}?{query}", self.path)).unwrap_or_else(|_| plain())
-            }
-            None => plain(),
-        }
+fn write_field(head: &mut Vec<u8>, name: &str, value: &HeaderValue) {
+    for part in [name.as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+        head.extend_from_slice(part);
     }
 }
 
 /// The engine's answer as the client gets it: as it comes, or, if a whole one is wanted of a stream, once it is there.
 async fn deliver(
-    (response, connection): Answering,
+    (answer, connection): Answering,
     assembled: Option<Shape>,
-    mut account: Account,
+    mut account: Box<Account>,
 ) -> Result<Response<Answer>, Failed> {
-    let (mut head, incoming) = response.into_parts();
-    let stream = is_event_stream(&head);
-    let poolable = stays_open(&head, stream);
-    strip_hop_by_hop(&mut head.headers);
-    for name in &WITHHELD {
-        head.headers.remove(name);
-    }
+    let stream = is_event_stream(&answer);
+    let poolable = stays_open(&answer, stream);
+    let mut head = answer.parts;
     if let Some(shape) = assembled.filter(|_| stream) {
         head.headers.remove(CACHE_CONTROL);
         head.headers.remove(ACCEL_BUFFERING);
         head.headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
-        let whole = Whole::new(incoming, connection, shape, account);
+        let whole = Whole::new(connection, shape, account);
         let (status, body) = Box::pin(whole.gather()).await.map_err(Failed::Finally)?;
         head.status = status.unwrap_or(head.status);
         return Ok(Response::from_parts(head, Answer::own(body)));
@@ -182,23 +194,19 @@ async fn deliver(
         account.outcome = Outcome::EngineError;
     }
     let observer = if stream { Observer::stream(account.prompts) } else { Observer::document() };
-    let relay = Relay::new(incoming, connection, poolable, observer, account);
+    let relay = Relay::new(connection, poolable, observer, account);
     Ok(Response::from_parts(head, Answer::Engine(Box::new(relay))))
 }
 
-fn is_event_stream(head: &response::Parts) -> bool {
-    let kind = head.headers.get(CONTENT_TYPE);
+fn is_event_stream(answer: &Head) -> bool {
+    let kind = answer.parts.headers.get(CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
 /// llama-server closes after every stream and after every error, whatever the head promises (measured).
-fn stays_open(head: &response::Parts, stream: bool) -> bool {
-    let close = head
-        .headers
-        .get(CONNECTION)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
+fn stays_open(answer: &Head, stream: bool) -> bool {
     !stream
-        && !close
-        && head.status < StatusCode::BAD_REQUEST
-        && head.headers.contains_key(CONTENT_LENGTH)
+        && answer.keeps_open
+        && answer.parts.status < StatusCode::BAD_REQUEST
+        && matches!(answer.framing, Framing::Length(_))
 }

@@ -45,7 +45,8 @@ pub(crate) async fn handle(
 }
 
 async fn answer(ticket: &Rc<Ticket>, request: Request<Incoming>) -> Response<Answer> {
-    let answered = ticket.unless_cancelled(dispatch(ticket, request)).await;
+    // Boxed, so that a connection holds its room only while there is no answer yet, not for as long as it lives.
+    let answered = ticket.unless_cancelled(Box::pin(dispatch(ticket, request))).await;
     answered.unwrap_or_else(|error| refusal(ticket, &error))
 }
 

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::observe::Observer;
 use crate::routes::Lease;
 use crate::ticket::Ticket;
-use crate::upstream::{Connection, EngineConnection};
+use crate::upstream::{BodyError, ControlConnection, EngineConnection};
 use crate::usage::Prompts;
 use crate::waiting::Waiting;
 use crate::worker::Worker;
@@ -86,43 +86,25 @@ impl Body for Answer {
             Self::Own(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Self::Engine(relay) => relay.incoming.size_hint(),
+            Self::Engine(relay) => relay.size_hint(),
             Self::Control(forward) => forward.incoming.size_hint(),
             Self::Waiting(_) => SizeHint::default(),
         }
     }
 }
 
-/// Poll a body together with the connection that feeds it.
-fn poll_incoming<B>(
-    incoming: &mut Incoming,
-    connection: &mut Connection<B>,
-    context: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>>
-where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    if let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(context) {
-        return Poll::Ready(frame);
-    }
-    // Asking made it known that a frame is wanted; now let the connection read one.
-    connection.drive(context);
-    Pin::new(incoming).poll_frame(context)
-}
-
 /// The control plane's answer on its way, with the connection it comes on.
 #[derive(Debug)]
 pub(crate) struct Forward {
     incoming: Incoming,
-    connection: Connection<Incoming>,
+    connection: ControlConnection<Incoming>,
     ticket: Rc<Ticket>,
 }
 
 impl Forward {
     pub(crate) fn new(
         incoming: Incoming,
-        connection: Connection<Incoming>,
+        connection: ControlConnection<Incoming>,
         ticket: Rc<Ticket>,
     ) -> Self {
         Self { incoming, connection, ticket }
@@ -132,8 +114,13 @@ impl Forward {
         if self.ticket.poll_cancelled(context) {
             return Poll::Ready(Some(Err(CutShort)));
         }
-        poll_incoming(&mut self.incoming, &mut self.connection, context)
-            .map(|frame| frame.map(|frame| frame.map_err(|_| CutShort)))
+        let mut frame = Pin::new(&mut self.incoming).poll_frame(context);
+        if frame.is_pending() {
+            // Asking made it known that a frame is wanted; now let the connection read one.
+            self.connection.drive(context);
+            frame = Pin::new(&mut self.incoming).poll_frame(context);
+        }
+        frame.map(|frame| frame.map(|frame| frame.map_err(|_| CutShort)))
     }
 }
 
@@ -163,9 +150,10 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    pub(crate) fn open(ticket: &Rc<Ticket>, lease: Lease, clock: Clock) -> Self {
+    /// Boxed: it goes through many hands, and has some 450 bytes.
+    pub(crate) fn open(ticket: &Rc<Ticket>, lease: Lease, clock: Clock) -> Box<Self> {
         ticket.settle(true);
-        Self {
+        Box::new(Self {
             worker: Rc::clone(ticket.worker()),
             ticket: Rc::clone(ticket),
             lease,
@@ -174,7 +162,7 @@ impl Account {
             entry: Entry::default(),
             clock,
             struck: false,
-        }
+        })
     }
 
     /// Say what the engine is asked.
@@ -221,39 +209,38 @@ enum Stage {
 /// An engine's answer on its way to the client.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    incoming: Incoming,
-    /// `None` once it went back to the pool.
+    /// `None` once the answer has passed, or the engine has died.
     connection: Option<EngineConnection>,
     poolable: bool,
     observer: Observer,
     stage: Stage,
-    account: Account,
+    account: Box<Account>,
 }
 
 impl Relay {
     /// `poolable`: the engine will keep the connection open after this answer.
     pub(crate) fn new(
-        incoming: Incoming,
         connection: EngineConnection,
         poolable: bool,
         observer: Observer,
-        account: Account,
+        account: Box<Account>,
     ) -> Self {
-        Self {
-            incoming,
-            connection: Some(connection),
-            poolable,
-            observer,
-            stage: Stage::Flowing,
-            account,
-        }
+        Self { connection: Some(connection), poolable, observer, stage: Stage::Flowing, account }
     }
 
     fn is_end_stream(&self) -> bool {
         match self.stage {
-            Stage::Flowing => self.incoming.is_end_stream(),
+            Stage::Flowing => self.connection.as_ref().is_none_or(EngineConnection::is_end_stream),
             Stage::Complete => true,
             Stage::Reported | Stage::Cutting => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.stage, &self.connection) {
+            (Stage::Flowing, Some(connection)) => connection.size_hint(),
+            (Stage::Complete, _) => SizeHint::with_exact(0),
+            _ => SizeHint::new(),
         }
     }
 
@@ -279,17 +266,17 @@ impl Relay {
             return Poll::Ready(Some(self.cancelled()));
         }
         let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
-        match std::task::ready!(poll_incoming(&mut self.incoming, connection, context)) {
-            Some(Ok(frame)) => {
-                if let Some(chunk) = frame.data_ref() {
-                    self.note_first_byte();
-                    let before = self.observer.content_events();
-                    self.observer.observe(chunk);
-                    self.account.entry.pace.note(self.observer.content_events() - before);
-                }
-                Poll::Ready(Some(Ok(frame)))
+        match std::task::ready!(connection.poll_data(context)) {
+            Some(Ok(chunk)) => {
+                self.note_first_byte();
+                let before = self.observer.content_events();
+                self.observer.observe(&chunk);
+                self.account.entry.pace.note(self.observer.content_events() - before);
+                Poll::Ready(Some(Ok(Frame::data(chunk))))
             }
-            Some(Err(_)) => Poll::Ready(Some(self.engine_died())),
+            Some(Err(BodyError::Cut | BodyError::Malformed)) => {
+                Poll::Ready(Some(self.engine_died()))
+            }
             None => {
                 self.complete();
                 Poll::Ready(None)
@@ -344,7 +331,7 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         // hyper drops a body of known length without asking for its end, so the end is noticed here.
-        if self.stage == Stage::Flowing && self.incoming.is_end_stream() {
+        if self.stage == Stage::Flowing && self.is_end_stream() {
             self.complete();
         }
         let findings = self.observer.findings();

@@ -1,7 +1,16 @@
-//! The engine's side of a request: one HTTP/1.1 connection over a Unix socket, and the idle ones of this thread.
+//! What the data plane asks: engines, in our own few lines of HTTP/1.1 and with idle connections kept by each thread, and
+//! the control plane.
 
+mod body;
 mod connection;
+mod control;
+mod head;
 mod pool;
+mod scratch;
+mod socket;
 
-pub(crate) use connection::{Connection, SendError};
-pub(crate) use pool::{EngineConnection, Pool};
+pub(crate) use body::{BodyError, Framing};
+pub(crate) use connection::{EngineConnection, SendError};
+pub(crate) use control::{ControlConnection, ControlError};
+pub(crate) use head::Head;
+pub(crate) use pool::Pool;

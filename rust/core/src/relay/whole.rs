@@ -3,9 +3,8 @@
 
 use bytes::Bytes;
 use http::StatusCode;
-use hyper::body::Incoming;
 
-use super::{Account, poll_incoming};
+use super::Account;
 use crate::account::Outcome;
 use crate::assemble::{Assembled, Assembler, Shape};
 use crate::error::Error;
@@ -15,37 +14,27 @@ use crate::upstream::EngineConnection;
 /// An engine's stream, on its way to be a whole answer.
 #[derive(Debug)]
 pub(crate) struct Whole {
-    incoming: Incoming,
     /// Never pooled: llama-server closes after a stream.
     connection: EngineConnection,
     observer: Observer,
     assembler: Assembler,
-    account: Account,
+    account: Box<Account>,
 }
 
 impl Whole {
-    pub(crate) fn new(
-        incoming: Incoming,
-        connection: EngineConnection,
-        shape: Shape,
-        account: Account,
-    ) -> Self {
+    pub(crate) fn new(connection: EngineConnection, shape: Shape, account: Box<Account>) -> Self {
         let observer = Observer::stream(account.prompts);
-        Self { incoming, connection, observer, assembler: Assembler::new(shape), account }
+        Self { connection, observer, assembler: Assembler::new(shape), account }
     }
 
     /// The body of the answer, and its status if the engine reports a failure after it had begun.
     pub(crate) async fn gather(mut self) -> Result<(Option<StatusCode>, Bytes), Error> {
         while !self.assembler.is_complete() {
-            let frame = std::future::poll_fn(|context| {
-                poll_incoming(&mut self.incoming, &mut self.connection, context)
-            });
-            let Some(Ok(frame)) = frame.await else { break };
-            if let Some(chunk) = frame.data_ref() {
-                let before = self.observer.content_events();
-                self.observer.observe_with(chunk, |data| self.assembler.push(data));
-                self.account.entry.pace.note(self.observer.content_events() - before);
-            }
+            let data = std::future::poll_fn(|context| self.connection.poll_data(context));
+            let Some(Ok(chunk)) = data.await else { break };
+            let before = self.observer.content_events();
+            self.observer.observe_with(&chunk, |data| self.assembler.push(data));
+            self.account.entry.pace.note(self.observer.content_events() - before);
         }
         match self.assembler.finish(self.observer.findings().usage) {
             Assembled::Answer(body) => {

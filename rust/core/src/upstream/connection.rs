@@ -1,38 +1,39 @@
-//! One HTTP/1.1 connection to an engine or to the control plane.
+//! One connection to an engine: a request out, its answer in.
 //!
-//! hyper splits a client connection into a handle and a future that moves the bytes. The future is polled by whoever
-//! waits for the answer, in the same task: no spawned task, so no wake-up between threads or tasks for each event.
+//! Nothing is spawned. Whoever waits for the answer polls the socket, in its own task: no event costs a wake-up between
+//! tasks or threads.
 
-use std::error::Error;
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::Path;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use bytes::{Buf as _, Bytes};
+use http::HeaderName;
+use http_body::SizeHint;
 
+use super::body::{BodyError, Decoder, Framing};
+use super::head::{self, Head, HeadError, MAX_HEAD};
+use super::scratch;
+use super::socket::{self, Socket};
 use crate::config::{UPSTREAM_IDLE, UPSTREAM_USES};
-
-/// hyper's default of 408 KiB per connection is far more than an answer's head or a burst of events needs.
-const BUFFER: usize = 64 * 1024;
-
-/// A full accept queue makes `connect` on a Unix socket fail at once instead of waiting; so we wait, this often at most.
-const CONNECT_TRIES: u32 = 12;
 
 /// A request could not be sent, or its answer's head did not arrive.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
     #[error("cannot connect: {0}")]
-    Connect(#[from] io::Error),
-    #[error("{0}")]
-    Http(#[from] hyper::Error),
+    Connect(#[source] io::Error),
+    #[error("{}", lost(.0))]
+    Lost(#[source] io::Error),
+    #[error("the head of its answer is wrong: {0}")]
+    Answer(#[from] HeadError),
+}
+
+fn lost(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "it closed the connection without an answer".to_owned(),
+        _ => format!("the connection was lost: {error}"),
+    }
 }
 
 impl SendError {
@@ -43,80 +44,214 @@ impl SendError {
     pub(crate) fn is_unread(&self) -> bool {
         match self {
             Self::Connect(_) => true,
-            Self::Http(error) => {
-                std::iter::successors(Some(error as &dyn Error), |&error| error.source())
-                    .filter_map(|error| error.downcast_ref::<io::Error>())
-                    .any(|error| {
-                        matches!(
-                            error.kind(),
-                            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
-                        )
-                    })
+            Self::Lost(error) => {
+                let kind = error.kind();
+                matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
             }
+            Self::Answer(_) => false,
         }
+    }
+
+    /// Whether not a byte of an answer came.
+    pub(crate) fn is_silent(&self) -> bool {
+        !matches!(self, Self::Answer(_))
     }
 }
 
-type Driver<B> = http1::Connection<TokioIo<UnixStream>, B>;
-
-/// A connection, with the future that drives it.
+/// A connection, and how far its request and the answer are.
 #[derive(Debug)]
-pub(crate) struct Connection<B: Body + 'static> {
-    sender: http1::SendRequest<B>,
-    /// `None` once the connection is closed.
-    driver: Option<Pin<Box<Driver<B>>>>,
+pub(crate) struct EngineConnection {
+    socket: Socket,
+    /// What of the request is not written yet: head, body.
+    unsent: [Bytes; 2],
+    /// Why the rest of the request was given up. An answer may be there all the same.
+    unsendable: Option<io::Error>,
+    /// A head that has not come to its end.
+    partial: Vec<u8>,
+    /// The data that came with the head.
+    first: Bytes,
+    decoder: Decoder,
     served: u32,
     idle_since: Instant,
 }
 
-impl<B> Connection<B>
-where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
+impl EngineConnection {
     pub(crate) async fn open(path: &Path) -> Result<Self, SendError> {
-        let stream = connect(path).await?;
-        let (sender, driver) =
-            http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(stream)).await?;
-        Ok(Self { sender, driver: Some(Box::pin(driver)), served: 0, idle_since: Instant::now() })
+        let stream = socket::connect(path).await.map_err(SendError::Connect)?;
+        Ok(Self {
+            socket: Socket::new(stream),
+            unsent: [Bytes::new(), Bytes::new()],
+            unsendable: None,
+            partial: Vec::new(),
+            first: Bytes::new(),
+            decoder: Decoder::new(Framing::Length(0)),
+            served: 0,
+            idle_since: Instant::now(),
+        })
     }
 
-    /// Send a request and wait for the head of its answer.
+    /// Send a request and wait for the head of its answer, without the fields in `withheld`.
     pub(crate) async fn send(
         &mut self,
-        request: Request<B>,
-    ) -> Result<Response<Incoming>, SendError> {
-        std::future::poll_fn(|context| {
-            self.drive(context);
-            self.sender.poll_ready(context)
-        })
-        .await?;
-        let mut response = pin!(self.sender.send_request(request));
-        let response = std::future::poll_fn(|context| {
-            if let Poll::Ready(done) = response.as_mut().poll(context) {
-                return Poll::Ready(done);
+        head: Bytes,
+        body: Bytes,
+        withheld: &[HeaderName],
+    ) -> Result<Head, SendError> {
+        self.unsent = [head, body];
+        std::future::poll_fn(|context| self.poll_head(context, withheld)).await
+    }
+
+    fn poll_head(
+        &mut self,
+        context: &mut Context<'_>,
+        withheld: &[HeaderName],
+    ) -> Poll<Result<Head, SendError>> {
+        loop {
+            self.write(context);
+            let read = scratch::with(|buffer| {
+                let count = ready!(self.socket.poll_read(context, buffer));
+                let came = count.map(|count| buffer.get_mut(..count).unwrap_or_default());
+                Poll::Ready(self.take_head(came, withheld))
+            });
+            if let Some(head) = ready!(read)? {
+                self.served += 1;
+                return Poll::Ready(Ok(head));
             }
-            drive(&mut self.driver, context);
-            response.as_mut().poll(context)
-        })
-        .await?;
-        self.served += 1;
-        Ok(response)
-    }
-
-    /// Move bytes in both directions as far as they go.
-    pub(crate) fn drive(&mut self, context: &mut Context<'_>) {
-        drive(&mut self.driver, context);
-    }
-
-    /// Whether it may still carry a request: not closed, not about to be.
-    pub(crate) fn is_reusable(&mut self) -> bool {
-        if self.served >= UPSTREAM_USES || self.idle_since.elapsed() >= UPSTREAM_IDLE {
-            return false;
         }
-        // One poll reads an end-of-file that has arrived, and tells hyper that the last answer was taken.
-        self.drive(&mut Context::from_waker(Waker::noop()));
-        self.driver.is_some() && !self.sender.is_closed()
+    }
+
+    /// Take more bytes of the head, and what of the body comes with its last ones.
+    fn take_head(
+        &mut self,
+        came: io::Result<&mut [u8]>,
+        withheld: &[HeaderName],
+    ) -> Result<Option<Head>, SendError> {
+        let came = match came {
+            Ok([]) => return Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
+            Ok(came) => came,
+            Err(error) => return Err(self.lost(error)),
+        };
+        let mut held = std::mem::take(&mut self.partial);
+        let bytes = if held.is_empty() {
+            came
+        } else {
+            held.extend_from_slice(came);
+            &mut held
+        };
+        let Some((head, length)) = head::parse(bytes, withheld)? else {
+            if bytes.len() >= MAX_HEAD {
+                return Err(HeadError::TooLong.into());
+            }
+            self.partial = bytes.to_vec();
+            return Ok(None);
+        };
+        self.decoder = Decoder::new(head.framing);
+        let rest = bytes.get_mut(length..).unwrap_or_default();
+        self.first = self.data(rest);
+        Ok(Some(head))
+    }
+
+    fn lost(&mut self, error: io::Error) -> SendError {
+        if self.partial.is_empty() {
+            // What broke first says more than what broke then.
+            SendError::Lost(self.unsendable.take().unwrap_or(error))
+        } else {
+            HeadError::Cut.into()
+        }
+    }
+
+    /// Write as much of the request as there is room for.
+    fn write(&mut self, context: &mut Context<'_>) {
+        while self.unsent.iter().any(|part| !part.is_empty()) {
+            let [head, body] = &self.unsent;
+            let slices = [IoSlice::new(head), IoSlice::new(body)];
+            match self.socket.poll_write(context, &slices) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(written)) => self.sent(written),
+                Poll::Ready(Err(error)) => {
+                    // An engine that refuses a request early answers, and closes with the rest of it unread.
+                    self.unsendable = Some(error);
+                    self.unsent = [Bytes::new(), Bytes::new()];
+                }
+            }
+        }
+    }
+
+    fn sent(&mut self, written: usize) {
+        let [head, body] = &mut self.unsent;
+        let of_head = written.min(head.len());
+        head.advance(of_head);
+        body.advance((written - of_head).min(body.len()));
+        if body.is_empty() {
+            // Else it would be kept for as long as the answer takes.
+            self.unsent = [Bytes::new(), Bytes::new()];
+        }
+    }
+
+    /// The next data of the answer's body, all that has come; `None` at its end.
+    pub(crate) fn poll_data(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            if !self.first.is_empty() {
+                return Poll::Ready(Some(Ok(std::mem::take(&mut self.first))));
+            }
+            if let Some(outcome) = self.decoder.outcome() {
+                return Poll::Ready(outcome.err().map(Err));
+            }
+            self.write(context);
+            self.first = ready!(scratch::with(|buffer| {
+                let count = ready!(self.socket.poll_read(context, buffer));
+                Poll::Ready(match count {
+                    Ok(count) if count > 0 => {
+                        self.data(buffer.get_mut(..count).unwrap_or_default())
+                    }
+                    Ok(_) => {
+                        self.decoder.end();
+                        Bytes::new()
+                    }
+                    Err(_) => {
+                        self.decoder.fail();
+                        Bytes::new()
+                    }
+                })
+            }));
+        }
+    }
+
+    /// What of these bytes is data, in a buffer of just that size.
+    fn data(&mut self, bytes: &mut [u8]) -> Bytes {
+        let length = self.decoder.decode(bytes);
+        Bytes::copy_from_slice(bytes.get(..length).unwrap_or_default())
+    }
+
+    /// All data was handed out, and there was all of it.
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.first.is_empty() && self.decoder.outcome() == Some(Ok(()))
+    }
+
+    /// How much data is to come.
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        let held = self.first.len() as u64;
+        match self.decoder.left() {
+            Some(left) => SizeHint::with_exact(held + left),
+            None => SizeHint::new(),
+        }
+    }
+
+    /// Whether another request may follow: this one and its answer have come to their ends, and it was not the last.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.served < UPSTREAM_USES
+            && self.unsendable.is_none()
+            && self.unsent.iter().all(Bytes::is_empty)
+            && self.first.is_empty()
+            && self.decoder.ended_cleanly()
+    }
+
+    /// Whether a kept connection may still carry a request: not closed, not about to be.
+    pub(crate) fn is_reusable(&mut self) -> bool {
+        !self.expired() && self.socket.is_quiet()
     }
 
     /// Note that it is idle from now on.
@@ -127,31 +262,4 @@ where
     pub(crate) fn expired(&self) -> bool {
         self.idle_since.elapsed() >= UPSTREAM_IDLE
     }
-}
-
-fn drive<B>(driver: &mut Option<Pin<Box<Driver<B>>>>, context: &mut Context<'_>)
-where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
-    if let Some(future) = driver
-        && future.as_mut().poll(context).is_ready()
-    {
-        // Errors reach the one who waits through the response or its body.
-        *driver = None;
-    }
-}
-
-async fn connect(path: &Path) -> io::Result<UnixStream> {
-    let mut pause = Duration::from_millis(1);
-    for _ in 1..CONNECT_TRIES {
-        match UnixStream::connect(path).await {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_millis(250));
-            }
-            other => return other,
-        }
-    }
-    UnixStream::connect(path).await
 }

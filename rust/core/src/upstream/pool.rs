@@ -5,14 +5,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use bytes::Bytes;
-use http_body_util::Full;
-
-use super::connection::Connection;
+use super::connection::EngineConnection;
 use crate::routes::Runner;
-
-/// A connection that carries inference requests, whose bodies are whole.
-pub(crate) type EngineConnection = Connection<Full<Bytes>>;
 
 /// Idle connections by runner.
 #[derive(Debug, Default)]
@@ -33,8 +27,11 @@ impl Pool {
         None
     }
 
-    /// Keep a connection whose answer was read to its end.
+    /// Keep a connection, if its answer was read to its end.
     pub(crate) fn put(&self, runner: &Runner, mut connection: EngineConnection) {
+        if !connection.is_finished() {
+            return;
+        }
         let mut idle = self.idle.borrow_mut();
         if !idle.contains_key(&runner.id) {
             idle.insert(runner.id.clone(), Vec::new());
