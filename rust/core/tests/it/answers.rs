@@ -2,7 +2,7 @@
 
 use crate::harness::client::CHAT;
 use crate::harness::engine::{RECORDED_ANSWER, parts};
-use crate::harness::{Rig, chat};
+use crate::harness::{MODEL, Rig, chat};
 
 /// Of the engine's head these reach the client, besides what frames the body.
 const KEPT: [&str; 4] = ["content-length", "content-type", "date", "x-request-id"];
@@ -158,4 +158,73 @@ fn an_engine_may_answer_before_it_has_read_all() {
     // The rest is not sent in vain.
     assert!(upstream.rest().len() < body.len());
     rig.assert_outcomes([0, 1, 0, 0]);
+}
+
+#[test]
+fn an_engine_that_refuses_early_and_closes_is_heard() {
+    let rig = Rig::with(|config| config.body_limit = 8 << 20);
+    let engine = rig.engine("first");
+    rig.publish(&[&engine]);
+    let mut client = rig.client();
+    let mut body = chat(false).into_bytes();
+    body.resize(4 << 20, b' ');
+    client.ask("POST", CHAT, &[], &body);
+    let mut upstream = engine.accept();
+    upstream.head();
+    upstream.answer("413 Payload Too Large", "Connection: close\r\n", "");
+    // With most of the request unread, so that writing the rest of it fails.
+    drop(upstream);
+    assert_eq!(client.message().head.status(), 413);
+    assert!(rig.control.try_accept().is_none(), "no other engine is asked");
+    rig.assert_outcomes([0, 1, 0, 0]);
+}
+
+#[test]
+fn a_request_that_fills_the_engines_socket_arrives_whole() {
+    let rig = Rig::with(|config| config.body_limit = 8 << 20);
+    let engine = rig.engine("first");
+    rig.publish(&[&engine]);
+    let mut client = rig.client();
+    let prompt: Vec<u32> = (0..400_000).collect();
+    let body = format!(r#"{{"prompt":{prompt:?},"model":"{MODEL}","stream":true}}"#);
+    for _ in 0..2 {
+        client.ask("POST", CHAT, &[], &body);
+        let mut upstream = engine.accept();
+        // It waits until the engine reads, and nobody else does.
+        rig.client().ping();
+        assert!(upstream.message().body == body.as_bytes(), "every byte, once, in order");
+        upstream.answer_ok("{}");
+        assert_eq!(client.message().head.status(), 200);
+        drop(upstream);
+    }
+    rig.assert_outcomes([2, 0, 0, 0]);
+}
+
+#[test]
+fn what_an_engine_says_before_its_answer_is_not_the_answer() {
+    let (rig, engine) = Rig::with_engine();
+    let mut client = rig.asking(false);
+    let (mut upstream, _) = engine.receive();
+    upstream.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n");
+    rig.client().ping();
+    upstream.answer_ok("{}");
+    let answer = client.message();
+    assert_eq!((answer.head.status(), answer.head.get("link")), (200, None));
+}
+
+#[test]
+fn an_answer_that_may_end_in_two_places_is_a_bad_gateway() {
+    for fields in [
+        "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+        "Content-Length: 2\r\nContent-Length: 20\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n",
+    ] {
+        let (rig, engine) = Rig::with_engine();
+        let mut client = rig.asking(false);
+        let (mut upstream, _) = engine.receive();
+        upstream.send(format!("HTTP/1.1 200 OK\r\n{fields}\r\n{{}}"));
+        assert_eq!(client.message().refusal(), (502, "engine_unreachable".to_owned()), "{fields}");
+        upstream.assert_ended();
+        rig.assert_outcomes([0, 0, 1, 0]);
+    }
 }

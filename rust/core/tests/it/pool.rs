@@ -131,6 +131,13 @@ fn an_answer_that_says_close_ends_its_connection() {
 }
 
 #[test]
+fn an_answer_with_something_behind_it_ends_its_connection() {
+    // It would be taken for the next answer.
+    let excess = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 200 OK\r\n";
+    assert_not_kept(2, false, |upstream| upstream.send(excess));
+}
+
+#[test]
 fn a_refusal_ends_its_connection_although_it_promises_otherwise() {
     let promise = "Keep-Alive: timeout=5, max=100\r\n";
     assert_not_kept(2, false, |upstream| upstream.answer("400 Bad Request", promise, "{}"));

@@ -134,9 +134,12 @@ fn more_than_the_answer_is_noticed() {
     }
 }
 
+/// A line without its end, and what follows it; `None` if it has no end.
+type Line<'a> = Option<(&'a [u8], &'a [u8])>;
+
 /// The chunks of a body that is there as a whole, line by line.
 fn naive(mut wire: &[u8]) -> (Vec<u8>, Option<Result<(), BodyError>>) {
-    fn line(wire: &[u8]) -> Result<Option<(&[u8], &[u8])>, BodyError> {
+    fn line(wire: &[u8]) -> Result<Line<'_>, BodyError> {
         let Some(end) = wire.iter().position(|byte| matches!(byte, b'\r' | b'\n')) else {
             return Ok(None);
         };

@@ -22,9 +22,8 @@ fn what_the_engine_says_is_kept_and_what_it_says_of_the_connection_is_not() {
     let (head, length) = parse(raw, &[SERVER]).unwrap().unwrap();
     assert_eq!(&raw[length..], b"5\r\nhello");
     assert_eq!((head.framing, head.keeps_open), (Framing::Chunked, false));
-    let fields: Vec<_> = head.parts.headers.iter().map(|(name, value)| (name, value)).collect();
     let cookie = HeaderName::from_static("set-cookie");
-    let names: Vec<_> = fields.iter().map(|(name, _)| (*name).clone()).collect();
+    let names: Vec<_> = head.parts.headers.iter().map(|(name, _)| name.clone()).collect();
     assert_eq!(names, [CONTENT_TYPE, cookie.clone(), cookie]);
     assert_eq!(head.parts.headers[CONTENT_TYPE], "text/event-stream");
 }
