@@ -35,6 +35,9 @@ def main() -> None:
             queue_limit=SLOTS,
             heartbeat=15.0,
             origins=[],
+            record_count=10,
+            record_bytes=16 << 20,
+            record_redaction="off",
         )
     )
     modes = ("completion", "embedding")
@@ -53,6 +56,7 @@ def bench_route(engine_socket: Path, mode: str) -> Route:
         slots=SLOTS,
         backend="llama.cpp",
         model="bench",
+        model_id="sha256:" + "0" * 64,
         mode=mode,
         names=["bench"],
     )

@@ -31,6 +31,9 @@ class Config:
             for a load or a slot; 0: none.
         origins: Origins besides those of this machine whose pages may ask: `https://app.example.com`,
             `http://host:*` for every port, or `*` for all.
+        record_count: Requests of each model that are kept for `/engines/requests`; 0: none.
+        record_bytes: What all of them may take.
+        record_redaction: What is replaced by its length before it is kept: `off`, `prompts`, `all`.
     """
 
     def __new__(
@@ -46,6 +49,9 @@ class Config:
         queue_limit: int,
         heartbeat: float,
         origins: Sequence[str],
+        record_count: int,
+        record_bytes: int,
+        record_redaction: str,
     ) -> Config: ...
 
 @final
@@ -59,6 +65,7 @@ class Route:
         slots: Requests that the engine answers at the same time.
         backend: `llama.cpp`.
         model: The model's display name, as metrics and logs show it.
+        model_id: The model's ID, `sha256:…`.
         mode: `completion`, `embedding` or `reranking`.
         names: Every spelling of `model` in a request that means this runner.
     """
@@ -72,6 +79,7 @@ class Route:
         slots: int,
         backend: str,
         model: str,
+        model_id: str,
         mode: str,
         names: Sequence[str],
     ) -> Route: ...

@@ -74,6 +74,7 @@ class Plane:
                     slots=route.slots,
                     backend=route.backend,
                     model=route.model,
+                    model_id=route.model_id,
                     mode=route.mode,
                     names=route.names,
                 )
@@ -276,6 +277,9 @@ def start_data_plane(settings: Settings, control_socket: Path, backends: Sequenc
         queue_limit=settings.queue_limit,
         heartbeat=settings.heartbeat,
         origins=settings.origin_list,
+        record_count=settings.record_count if settings.recorder == "on" else 0,
+        record_bytes=settings.record_bytes,
+        record_redaction=settings.record_redaction,
     )
     try:
         return Plane(_core.DataPlane.start(config))

@@ -44,6 +44,18 @@ def _flag(value: object) -> object:
     return _unquote(value) in _TRUE if isinstance(value, str) else value
 
 
+def _word(value: object) -> object:
+    text = _unquote(value)
+    return text.lower() if isinstance(text, str) else text
+
+
+def _switch(value: object) -> object:
+    word = "on" if value is True else "off" if value is False else _word(value)
+    return {"1": "on", "true": "on", "yes": "on", "0": "off", "false": "off", "no": "off"}.get(
+        str(word), word
+    )
+
+
 def _level(value: object) -> object:
     text = _unquote(value)
     return {"warn": "warning"}.get(text.lower(), text.lower()) if isinstance(text, str) else text
@@ -67,6 +79,8 @@ Host = Annotated[Text, AfterValidator(_bare_address)]
 Count = Annotated[int, BeforeValidator(_unquote)]
 Seconds = Annotated[float, BeforeValidator(_unquote)]
 Location = Annotated[Path, BeforeValidator(_unquote), AfterValidator(_expand)]
+Switch = Annotated[Literal["on", "off"], BeforeValidator(_switch)]
+Redaction = Annotated[Literal["off", "prompts", "all"], BeforeValidator(_word)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_level)]
 
@@ -233,6 +247,33 @@ class Settings(BaseSettings):
         validation_alias="MODEL_RUNNER_MEDIA_HOSTS",
         description="Hosts and networks, separated by commas, that images are fetched from though "
         "they are private: `images.intern.example, 10.1.0.0/16`.",
+    )
+
+    # What is kept of requests, to be read at /engines/requests.
+    recorder: Switch = Field(
+        "on",
+        validation_alias="MODEL_RUNNER_RECORDER",
+        description="on: the last requests can be read at /engines/requests; off: none is kept.",
+    )
+    record_redaction: Redaction = Field(
+        "off",
+        validation_alias="MODEL_RUNNER_RECORD_REDACTION",
+        description="What is replaced by its length before it is kept: off: nothing; prompts: what "
+        "users wrote; all: that, and what models answered.",
+    )
+    record_count: Count = Field(
+        10,
+        ge=1,
+        le=10_000,
+        validation_alias="MODEL_RUNNER_RECORD_COUNT",
+        description="Requests of each model that are kept.",
+    )
+    record_bytes: Count = Field(
+        16 * 1024 * 1024,
+        ge=64 * 1024,
+        le=64 * 1024**3,
+        validation_alias="MODEL_RUNNER_RECORD_BYTES",
+        description="Memory in bytes that all kept requests and answers may take.",
     )
 
     # Registries.

@@ -63,6 +63,8 @@ class ScriptedServer:
         }
         if (request.method, request.path) in routes:
             return routes[request.method, request.path]()
+        if request.path == "/engines/requests":
+            return await self.recorded(request)
         if request.path == "/models/create":
             return await self.pull(request, parsed["from"])
         if request.path == "/engines/v1/chat/completions":
@@ -72,6 +74,25 @@ class ScriptedServer:
         if request.method == "DELETE":
             return self.delete(request)
         return web.Response(status=404, text="404 page not found\n")
+
+    async def recorded(self, request):
+        record = {"id": f"{ID}_1", "model": "ai/smollm2", "request": "{}", "status_code": 200}
+        listed = [{"count": 1, "model": ID, "config": {}, "records": [record]}]
+        if request.headers["Accept"] != "text/event-stream":
+            return web.json_response(listed)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        if request.query.get("include_existing") == "true":
+            await response.write(b"event: existing_request\n")
+            await send_event(response, listed)
+        await response.write(b"event: connected\n")
+        await send_event(response, {"status": "connected"})
+        await response.write(b": keep-alive\n\nevent: missed_requests\n")
+        await send_event(response, {"count": 7})
+        record["model"] = "ai/later"
+        await response.write(b"event: new_request\n")
+        await send_event(response, listed)
+        return response
 
     async def pull(self, request, name):
         refusals = {

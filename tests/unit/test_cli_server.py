@@ -190,3 +190,30 @@ def test_every_command_has_help_that_starts_with_a_sentence(command):
     result = invoke(command, "--help")
     assert result.exit_code == 0
     assert main.commands[command].get_short_help_str(limit=80).endswith((".", ")"))
+
+
+def test_requests_are_shown_as_the_server_has_them(server):
+    result = invoke("requests", "--model", "ai/smollm2 x")
+    assert result.exit_code == 0
+    assert [model["count"] for model in json.loads(result.stdout)] == [1]
+    assert server.requests[-1][1] == "/engines/requests?model=ai%2Fsmollm2+x"
+
+
+@pytest.mark.parametrize(
+    ("options", "models"),
+    [((), ["ai/later"]), (("--include-existing",), ["ai/smollm2", "ai/later"])],
+)
+def test_requests_are_followed_one_a_line(server, options, models):
+    result = invoke("requests", "-f", *options)
+    assert [json.loads(line)["model"] for line in result.stdout.splitlines()] == models
+    assert result.stderr.startswith("missed 7 requests")
+    assert "the stream ended early" in result.stderr
+    assert result.exit_code != 0
+    assert ("include_existing=true" in server.requests[-1][1]) == bool(options)
+
+
+def test_existing_requests_alone_need_no_option(server):
+    result = invoke("requests", "--include-existing")
+    assert result.exit_code == 2
+    assert "--include-existing needs --follow" in result.stderr
+    assert server.requests == []

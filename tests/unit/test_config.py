@@ -204,3 +204,27 @@ def test_readme_names_settings_as_they_are():
         assert Settings.model_fields[key].validation_alias == variable
         expected = f"--{key.replace('_', '-')}"
         assert flag == (expected if expected in flags else "")
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [("on", "on"), ("OFF", "off"), ("1", "on"), ("false", "off"), (' "off" ', "off")],
+)
+def test_the_recorder_is_switched_by_any_usual_word(monkeypatch, value, meant):
+    monkeypatch.setenv("MODEL_RUNNER_RECORDER", value)
+    assert load_settings().recorder == meant
+
+
+def test_a_switch_or_a_redaction_that_is_none_is_refused_and_not_taken_for_off(monkeypatch):
+    for variable in ("MODEL_RUNNER_RECORDER", "MODEL_RUNNER_RECORD_REDACTION"):
+        monkeypatch.setenv(variable, "promts")
+        with pytest.raises(InvalidRequest, match=variable):
+            load_settings()
+        monkeypatch.setenv(variable, "off")
+        load_settings()
+
+
+def test_the_recorder_can_be_switched_in_the_file(file):
+    file.write_text("recorder = false\nrecord_redaction = 'prompts'\n")
+    settings = load_settings()
+    assert (settings.recorder, settings.record_redaction) == ("off", "prompts")

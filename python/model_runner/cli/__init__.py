@@ -10,7 +10,7 @@ try:
     import click
 
     from model_runner import __version__
-    from model_runner.cli import models, package, run, runners, serve, status
+    from model_runner.cli import models, package, requests, run, runners, serve, status
     from model_runner.cli.group import CommandGroup
 except KeyboardInterrupt:  # later on the group ends like this
     raise SystemExit(130) from None
@@ -36,6 +36,7 @@ for command in (
     runners.processes,
     runners.unload,
     models.remove,
+    requests.requests,
     package.package,
     status.status,
     status.version,

@@ -144,6 +144,23 @@ class PullEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordEvent:
+    """Something that a follower of requests is told: records, or how many it missed."""
+
+    name: str
+    records: tuple[Mapping[str, object], ...] = ()
+    missed: int = 0
+
+    @classmethod
+    def from_json(cls, name: str, value: object) -> RecordEvent:
+        """Read one event of `GET /engines/requests`."""
+        models = [mapping(model) for model in listing(value)]
+        records = [mapping(record) for model in models for record in listing(model.get("records"))]
+        missed = integer(mapping(value).get("count"))
+        return cls(name, tuple(records), missed if name == "missed_requests" else 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """What an answer cost, as the engine counted it. Speeds: tokens a second, 0 if unknown."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import yarl
@@ -16,6 +16,7 @@ from model_runner.client.answers import (
     ChatChunk,
     ModelEntry,
     PullEvent,
+    RecordEvent,
     Removal,
     RunnerEntry,
     integer,
@@ -32,7 +33,7 @@ from model_runner.client.failures import (
     reaching,
     reading,
 )
-from model_runner.client.streams import events, lines
+from model_runner.client.streams import events, lines, named_events
 from model_runner.errors import InvalidReference
 
 if TYPE_CHECKING:
@@ -53,6 +54,12 @@ class _Request:
     body: object = None
     headers: Mapping[str, str] | None = field(default=None, repr=False)
     timeout: aiohttp.ClientTimeout = _STREAM_TIMEOUT
+
+
+def _records_path(model: str | None, **options: str | None) -> str:
+    given = {"model": model, **options}
+    query = urlencode({name: value for name, value in given.items() if value is not None})
+    return f"/engines/requests?{query}" if query else "/engines/requests"
 
 
 class Client:
@@ -150,6 +157,28 @@ class Client:
                         yield event
                     if event.type == "success":
                         return
+            raise ended_early()
+
+    async def recorded(self, model: str | None = None) -> list[object]:
+        """The last requests of a model, or of each, with their answers, as the server has it."""
+        return listing(await self.fetch(_records_path(model)))
+
+    async def follow_requests(
+        self, model: str | None = None, *, existing: bool = False
+    ) -> AsyncGenerator[RecordEvent, None]:
+        """Requests as they end, after those that the server already has if `existing`.
+
+        Raises:
+            ServerRefused: The server records nothing.
+            ServerError: The server stopped.
+        """
+        path = _records_path(model, include_existing="true" if existing else None)
+        async with self._open(
+            _Request("GET", path, headers={"Accept": "text/event-stream"})
+        ) as response:
+            async with aclosing(named_events(response)) as received:
+                async for name, data in received:
+                    yield RecordEvent.from_json(name, parse(data))
             raise ended_early()
 
     async def chat(

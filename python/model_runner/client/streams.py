@@ -26,14 +26,24 @@ async def lines(response: aiohttp.ClientResponse) -> AsyncGenerator[str, None]:
 
 async def events(response: aiohttp.ClientResponse) -> AsyncGenerator[str, None]:
     """The data of each server-sent event."""
-    data: list[str] = []
+    async with aclosing(named_events(response)) as received:
+        async for _, data in received:
+            yield data
+
+
+async def named_events(response: aiohttp.ClientResponse) -> AsyncGenerator[tuple[str, str], None]:
+    """The name and the data of each server-sent event; without a name it is a `message`."""
+    name, data = "", list[str]()
     async with aclosing(lines(response)) as received:
         async for line in received:
             field, _, value = line.partition(":")
             if field == "data":
                 data.append(value.removeprefix(" "))
-            elif not line and data:
-                yield "\n".join(data)
-                data = []
+            elif field == "event":
+                name = value.removeprefix(" ")
+            elif not line:
+                if data:
+                    yield name or "message", "\n".join(data)
+                name, data = "", []
     if data:
-        yield "\n".join(data)
+        yield name or "message", "\n".join(data)

@@ -24,6 +24,7 @@ class Route:
         slots: Requests that the engine answers at the same time.
         backend: `llama.cpp`.
         model: The model's display name.
+        model_id: The model's ID, `sha256:…`.
         mode: `completion`, `embedding` or `reranking`.
         names: Every spelling of `model` in a request that means this runner.
     """
@@ -34,6 +35,7 @@ class Route:
     slots: int
     backend: str
     model: str
+    model_id: str
     mode: str
     names: tuple[str, ...]
 

@@ -164,6 +164,7 @@ class Roster:
             slots=self._settings.slots,
             backend=self._backend,
             model=runner.model,
+            model_id=runner.key.model_id,
             mode=runner.key.mode,
             names=tuple(dict.fromkeys([*usual, *learned])),
         )

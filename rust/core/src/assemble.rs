@@ -10,7 +10,7 @@ use crate::usage::Usage;
 mod choice;
 mod request;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use choice::Choice;
 pub(crate) use request::as_stream;
@@ -166,6 +166,16 @@ impl Assembler {
         if !self.done || self.unreadable {
             return Assembled::Cut;
         }
+        Assembled::Answer(self.so_far(counted))
+    }
+
+    /// Whether there is anything of an answer yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.choices.is_empty()
+    }
+
+    /// The answer as far as it has come.
+    pub(crate) fn so_far(&mut self, counted: Usage) -> Vec<u8> {
         self.choices.sort_unstable_by_key(Choice::index);
         let text: usize = self.choices.iter().map(Choice::size).sum();
         let mut answer = Vec::with_capacity(text + 1024);
@@ -194,7 +204,7 @@ impl Assembler {
             member(&mut answer, b"timings", timings);
         }
         answer.push(b'}');
-        Assembled::Answer(answer)
+        answer
     }
 
     /// The usage of the answer: each choice counts itself only, so of several the sum is put into that of the first.

@@ -37,6 +37,42 @@ pub struct Config {
     pub heartbeat: Option<Duration>,
     /// Origins besides those of this machine whose pages may ask: `https://app.example.com`, `http://host:*`, or `*`.
     pub origins: Vec<String>,
+    /// What is kept of requests, to be read at `/engines/requests`; `None`: nothing.
+    pub recording: Option<Recording>,
+}
+
+/// How much of the requests is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Recording {
+    /// Requests of each model.
+    pub count: usize,
+    /// Bytes of all requests and answers together.
+    pub bytes: usize,
+    /// What of them is replaced by its length.
+    pub redaction: Redaction,
+}
+
+/// What of a recorded request is replaced by its length, before it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redaction {
+    /// Nothing.
+    Off,
+    /// What the user wrote.
+    Prompts,
+    /// That, and what the model answered.
+    All,
+}
+
+impl Redaction {
+    /// The redaction that a setting names.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "off" => Some(Self::Off),
+            "prompts" => Some(Self::Prompts),
+            "all" => Some(Self::All),
+            _ => None,
+        }
+    }
 }
 
 /// A configuration that makes no sense.

@@ -118,6 +118,8 @@ pub enum Endpoint<'a> {
     UnknownBackend(&'a str),
     /// `/_control/…`: private, does not exist from outside.
     Private,
+    /// `/engines/requests`: what was recorded.
+    Recorder,
     /// Anything else: the control plane answers.
     Management,
 }
@@ -152,6 +154,9 @@ pub fn classify<'a>(method: &Method, path: &'a str, backends: &[String]) -> Endp
         let post = method == Method::POST;
         return if post { Endpoint::Cancel(id) } else { Endpoint::MethodNotAllowed };
     }
+    if path == "/engines/requests" && (method == Method::GET || method == Method::HEAD) {
+        return Endpoint::Recorder;
+    }
     let Some(inside) = inside_engine(path) else {
         return Endpoint::Management;
     };
@@ -184,7 +189,7 @@ fn is_private(path: &str) -> bool {
 }
 
 /// Percent escapes undone; what is not UTF-8 then can be no path of ours.
-fn decode(path: &str) -> Cow<'_, str> {
+pub(crate) fn decode(path: &str) -> Cow<'_, str> {
     if !path.contains('%') {
         return Cow::Borrowed(path);
     }

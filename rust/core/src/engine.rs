@@ -76,7 +76,7 @@ pub(crate) async fn ask(
     let mut first_failure = None;
     if let Some(sent) = send_reused(&call, head.clone(), &account, &runner).await {
         match sent {
-            Ok(answer) => return deliver(answer, call.assembled, account).await,
+            Ok(answer) => return deliver(answer, &call, account).await,
             Err(error) if !error.is_silent() => return Err(failed(&error, account)),
             // The engine may close a kept connection at the moment we use it. No byte of an answer has come, and we have
             // the whole body, so the request is sent again on a new one.
@@ -87,7 +87,7 @@ pub(crate) async fn ask(
         }
     }
     match send_fresh(&call, head, &account, &runner).await {
-        Ok(answer) => deliver(answer, call.assembled, account).await,
+        Ok(answer) => deliver(answer, &call, account).await,
         Err(error) if unread && error.is_unread() => {
             account.strike();
             Err(Failed::Unread { runner_id: runner.id.clone() })
@@ -103,7 +103,11 @@ pub(crate) async fn ask(
 
 fn failed(reason: &SendError, mut account: Box<Account>) -> Failed {
     account.outcome = Outcome::EngineError;
-    Failed::Finally(Error::EngineUnreachable(reason.to_string()))
+    let error = Error::EngineUnreachable(reason.to_string());
+    if let Some(capture) = &mut account.capture {
+        capture.refused(&error);
+    }
+    Failed::Finally(error)
 }
 
 /// The head of an answer, and the connection that its body comes on.
@@ -169,13 +173,13 @@ fn write_field(head: &mut Vec<u8>, name: &str, value: &HeaderValue) {
 /// The engine's answer as the client gets it: as it comes, or, if a whole one is wanted of a stream, once it is there.
 async fn deliver(
     (answer, connection): Answering,
-    assembled: Option<Shape>,
+    call: &Call<'_>,
     mut account: Box<Account>,
 ) -> Result<Response<Answer>, Failed> {
     let stream = is_event_stream(&answer);
     let poolable = stays_open(&answer, stream);
     let mut head = answer.parts;
-    if let Some(shape) = assembled.filter(|_| stream) {
+    if let Some(shape) = call.assembled.filter(|_| stream) {
         head.headers.remove(CACHE_CONTROL);
         head.headers.remove(ACCEL_BUFFERING);
         head.headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
@@ -192,6 +196,9 @@ async fn deliver(
         account.outcome = Outcome::ClientError;
     } else if head.status.is_server_error() {
         account.outcome = Outcome::EngineError;
+    }
+    if let Some(capture) = &mut account.capture {
+        capture.answers(head.status, stream, call.path);
     }
     let observer = if stream { Observer::stream(account.prompts) } else { Observer::document() };
     let relay = Relay::new(connection, poolable, observer, account);

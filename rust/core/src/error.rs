@@ -63,6 +63,9 @@ pub enum Error {
     /// A path of OpenAI's that no engine here has an answer for.
     #[error("{} is not offered: no engine here does it", .0.what)]
     NotOffered(&'static Absence),
+    /// Nothing is recorded, so there is nothing to be read.
+    #[error("requests are not recorded")]
+    RecorderOff,
     /// No such path.
     #[error("404 page not found")]
     PathNotFound,
@@ -154,6 +157,7 @@ impl Error {
         "method_not_allowed",
         "not_offered",
         "path_not_found",
+        "recorder_off",
         "request_not_found",
         "host_not_allowed",
         "origin_not_allowed",
@@ -181,6 +185,7 @@ impl Error {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NotOffered(_) => "not_offered",
             Self::PathNotFound => "path_not_found",
+            Self::RecorderOff => "recorder_off",
             Self::RequestNotFound(_) => "request_not_found",
             Self::HostNotAllowed(_) => "host_not_allowed",
             Self::OriginNotAllowed(_) => "origin_not_allowed",
@@ -222,9 +227,10 @@ impl Error {
             Self::UnsupportedEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::UnknownBackend(_) | Self::PathNotFound | Self::RequestNotFound(_) => {
-                StatusCode::NOT_FOUND
-            }
+            Self::UnknownBackend(_)
+            | Self::PathNotFound
+            | Self::RecorderOff
+            | Self::RequestNotFound(_) => StatusCode::NOT_FOUND,
             // Not in the register, but what nginx logs for it, and what gRPC's CANCELLED maps to. No SDK tries it again.
             Self::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -314,6 +320,7 @@ impl Error {
         Some(match self {
             Self::MissingModel => "`model-runner list` shows what is here",
             Self::UnsupportedEncoding(_) => "send it as it is, or as gzip or zstd",
+            Self::RecorderOff => "start the server with `MODEL_RUNNER_RECORDER=on`",
             Self::BodyTooLarge { .. } => "the limit is set by `MODEL_RUNNER_BODY_LIMIT`",
             Self::RequestNotFound(_) => {
                 "it has ended, or never was; `X-Request-Id` of an answer is its ID"

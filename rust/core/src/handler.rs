@@ -15,6 +15,7 @@ use crate::decode;
 use crate::endpoint::{self, Endpoint};
 use crate::error::Error;
 use crate::infer;
+use crate::recorder;
 use crate::relay::{Answer, Forward};
 use crate::ticket::{self, REQUEST_ID, Ticket};
 use crate::worker::{Door, Worker};
@@ -64,6 +65,7 @@ async fn dispatch(
             ticket.settle(true);
             Ok(json(&cancelled))
         }
+        Endpoint::Recorder => read_records(ticket, request),
         Endpoint::Management => forward(ticket, request, &path).await,
         Endpoint::MethodNotAllowed => Err(Error::MethodNotAllowed),
         Endpoint::UnknownBackend(name) => Err(Error::UnknownBackend(name.to_owned())),
@@ -84,6 +86,16 @@ fn json(value: &impl Serialize) -> Response<Answer> {
     let mut response = Response::new(Answer::own(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+fn read_records(
+    ticket: &Rc<Ticket>,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Error> {
+    let recorder = ticket.worker().shared.recorder.as_ref().ok_or(Error::RecorderOff)?;
+    ticket.settle(true);
+    let page = recorder::page(ticket, recorder, &request.into_parts().0);
+    Ok(page.map(|page| Answer::Records(Box::new(page))))
 }
 
 async fn forward(

@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::media;
 use crate::multipart;
 use crate::peek::{self, PeekError};
+use crate::recorder::{self, Capture};
 use crate::relay::{Account, Answer, Clock};
 use crate::routes::{Lease, LeaseError, Runner};
 use crate::score::Scoring;
@@ -80,6 +81,8 @@ struct Asked {
     stream: bool,
     /// How many of the engine's slots it takes; none if the model has no part in the answer.
     slots: usize,
+    /// As the client sent it.
+    sent: Bytes,
     /// As the engine shall see it.
     body: Bytes,
     /// The rerankings that the engine is asked for instead.
@@ -110,6 +113,7 @@ impl Asked {
             model: String::new(),
             stream: false,
             slots: usize::from(target.takes == Takes::Slot),
+            sent: body.clone(),
             body,
             scoring: None,
             assembled: None,
@@ -179,7 +183,27 @@ impl Asked {
         };
         let (received, complete, load) = (self.received, self.complete, self.load.get());
         let clock = Clock { received, complete, load, leased: Instant::now() };
-        engine::ask(call, Account::open(&self.ticket, lease, clock)).await
+        let mut account = Account::open(&self.ticket, lease, clock);
+        account.capture = self.capture(&account);
+        engine::ask(call, account).await
+    }
+
+    /// Begin to record the request, unless it must not be. What only looks something up would push out what matters.
+    fn capture(&self, account: &Account) -> Option<Box<Capture>> {
+        if self.target.takes != Takes::Slot {
+            return None;
+        }
+        let recorder = self.ticket.worker().shared.recorder.as_ref()?;
+        let asked = recorder::Asked {
+            request_id: self.ticket.id(),
+            headers: &self.head.headers,
+            path: self.head.uri.path(),
+            model: &self.model,
+            mode: self.target.mode,
+            // Of a request for scores each reranking is a record.
+            body: if self.target.content == Content::Scores { &self.body } else { &self.sent },
+        };
+        recorder.begin(&asked, account.lease.runner()).map(Box::new)
     }
 
     /// Ask as soon as there is a runner with a slot; of another one, if a runner fails before it has read the request.

@@ -21,6 +21,7 @@ mod multipart;
 mod observe;
 mod pace;
 pub mod peek;
+mod recorder;
 mod relay;
 pub mod routes;
 pub mod runtime;

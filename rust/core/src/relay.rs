@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use crate::account::{Entry, Operation, Outcome};
 use crate::error::Error;
 use crate::observe::Observer;
+use crate::recorder::{Capture, Page};
 use crate::routes::Lease;
 use crate::ticket::Ticket;
 use crate::upstream::{BodyError, ControlConnection, EngineConnection};
@@ -42,6 +43,8 @@ pub(crate) enum Answer {
     Control(Box<Forward>),
     /// A stream that nobody answers yet.
     Waiting(Box<Waiting>),
+    /// What was recorded.
+    Records(Box<Page>),
 }
 
 impl Default for Answer {
@@ -69,6 +72,9 @@ impl Body for Answer {
             Self::Engine(relay) => relay.poll(context),
             Self::Control(forward) => forward.poll(context),
             Self::Waiting(waiting) => waiting.poll(context),
+            Self::Records(page) => {
+                page.poll(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+            }
         }
     }
 
@@ -78,6 +84,7 @@ impl Body for Answer {
             Self::Engine(relay) => relay.is_end_stream(),
             Self::Control(forward) => forward.incoming.is_end_stream(),
             Self::Waiting(waiting) => waiting.is_end_stream(),
+            Self::Records(page) => page.is_end_stream(),
         }
     }
 
@@ -88,7 +95,7 @@ impl Body for Answer {
             }
             Self::Engine(relay) => relay.size_hint(),
             Self::Control(forward) => forward.incoming.size_hint(),
-            Self::Waiting(_) => SizeHint::default(),
+            Self::Waiting(_) | Self::Records(_) => SizeHint::default(),
         }
     }
 }
@@ -144,6 +151,8 @@ pub(crate) struct Account {
     pub(crate) lease: Lease,
     pub(crate) outcome: Outcome,
     pub(crate) prompts: Prompts,
+    /// `None` if it is not recorded.
+    pub(crate) capture: Option<Box<Capture>>,
     entry: Entry,
     clock: Clock,
     struck: bool,
@@ -159,6 +168,7 @@ impl Account {
             lease,
             outcome: Outcome::Cancelled,
             prompts: Prompts::One,
+            capture: None,
             entry: Entry::default(),
             clock,
             struck: false,
@@ -174,7 +184,18 @@ impl Account {
     /// Book nothing: the engine never saw the request.
     pub(crate) fn strike(mut self) {
         self.struck = true;
+        if let Some(mut capture) = self.capture.take() {
+            capture.strike();
+        }
         self.ticket.settle(false);
+    }
+}
+
+impl Account {
+    fn record(&mut self, bytes: &[u8]) {
+        if let Some(capture) = &mut self.capture {
+            capture.push(bytes);
+        }
     }
 }
 
@@ -193,6 +214,12 @@ impl Drop for Account {
             self.outcome = Outcome::TimedOut;
         }
         self.lease.runner().totals.book(self.worker.index, self.outcome, &self.entry);
+        if let Some(mut capture) = self.capture.take() {
+            if self.ticket.is_cancelled() {
+                capture.refused(&Error::Cancelled);
+            }
+            capture.close(self.outcome, &self.entry);
+        }
     }
 }
 
@@ -272,6 +299,7 @@ impl Relay {
                 let before = self.observer.content_events();
                 self.observer.observe(&chunk);
                 self.account.entry.pace.note(self.observer.content_events() - before);
+                self.account.record(&chunk);
                 Poll::Ready(Some(Ok(Frame::data(chunk))))
             }
             Some(Err(BodyError::Cut | BodyError::Malformed)) => {
@@ -294,7 +322,9 @@ impl Relay {
         self.connection = None;
         if self.observer.is_stream() {
             self.stage = Stage::Complete;
-            Ok(Frame::data(self.observer.on_new_line(Error::Cancelled.to_event())))
+            let event = self.observer.on_new_line(Error::Cancelled.to_event());
+            self.account.record(&event);
+            Ok(Frame::data(event))
         } else {
             self.stage = Stage::Cutting;
             Err(CutShort)
@@ -306,7 +336,9 @@ impl Relay {
         self.connection = None;
         if self.observer.is_stream() {
             self.stage = Stage::Reported;
-            Ok(Frame::data(self.observer.on_new_line(Error::EngineDied.to_event())))
+            let event = self.observer.on_new_line(Error::EngineDied.to_event());
+            self.account.record(&event);
+            Ok(Frame::data(event))
         } else {
             self.stage = Stage::Cutting;
             Err(CutShort)

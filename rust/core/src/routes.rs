@@ -29,6 +29,8 @@ pub struct Route {
     pub backend: String,
     /// The model's display name.
     pub model: String,
+    /// The model's ID, `sha256:…`.
+    pub model_id: String,
     /// The runner's mode.
     pub mode: Mode,
     /// Every spelling of `model` that means this runner.
@@ -56,6 +58,9 @@ pub(crate) struct Runner {
     pub(crate) authorization: Option<HeaderValue>,
     pub(crate) slots: usize,
     pub(crate) totals: Arc<Totals>,
+    pub(crate) model_id: Arc<str>,
+    /// The spellings that it was first published with.
+    pub(crate) names: Arc<[String]>,
     /// Slots that are free.
     permits: Semaphore,
     asides: Semaphore,
@@ -82,6 +87,8 @@ impl Runner {
             authorization,
             slots,
             totals,
+            model_id: route.model_id.as_str().into(),
+            names: route.names.as_slice().into(),
             permits: Semaphore::new(slots),
             asides: Semaphore::new(ASIDES),
             leases: AtomicUsize::new(0),
@@ -318,6 +325,13 @@ impl Routes {
 
     pub(crate) fn runners(&self) -> Vec<RunnerSnapshot> {
         self.table.load().by_id.values().map(|runner| runner.snapshot()).collect()
+    }
+
+    /// The IDs of the models that are published, with names that lead to them.
+    pub(crate) fn loaded(&self) -> Vec<(Arc<str>, Arc<[String]>)> {
+        let table = self.table.load();
+        let published = table.by_id.values().filter(|runner| !runner.is_retired());
+        published.map(|runner| (Arc::clone(&runner.model_id), Arc::clone(&runner.names))).collect()
     }
 
     pub(crate) fn models(&self) -> Vec<ModelTotals> {

@@ -14,6 +14,7 @@ use crate::account::Server;
 use crate::admit::Admission;
 use crate::config::{Config, ConfigError};
 use crate::listen::{self, Listeners, SocketFile};
+use crate::recorder::Recorder;
 use crate::routes::{Route, Routes};
 use crate::server::{self, Order, Told};
 use crate::snapshot::Snapshot;
@@ -61,6 +62,7 @@ impl DataPlane {
             routes: Routes::new(threads),
             server: Arc::new(Server::new(threads)),
             admission: Admission::new(&config.origins),
+            recorder: config.recording.map(|recording| Arc::new(Recorder::new(recording))),
             loopback: bound.loopback,
             cancels: cancels.into(),
             config,

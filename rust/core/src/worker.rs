@@ -9,6 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::account::{Server, ThreadCounters};
 use crate::admit::Admission;
 use crate::config::Config;
+use crate::recorder::Recorder;
 use crate::routes::Routes;
 use crate::ticket::{Cancel, Tickets};
 use crate::upstream::Pool;
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) routes: Routes,
     pub(crate) server: Arc<Server>,
     pub(crate) admission: Admission,
+    /// `None` if nothing is recorded.
+    pub(crate) recorder: Option<Arc<Recorder>>,
     /// The TCP listener can be reached from this machine only.
     pub(crate) loopback: bool,
     /// Orders to each thread to cancel a request.
@@ -62,6 +65,9 @@ impl Worker {
     /// From now on connections close after the request they are in.
     pub(crate) fn drain(&self) {
         self.draining.set(true);
+        if let Some(recorder) = &self.shared.recorder {
+            recorder.close();
+        }
     }
 
     pub(crate) fn draining(&self) -> bool {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use model_runner_core::config::{Recording, Redaction};
 use model_runner_core::endpoint::Mode;
 use model_runner_core::{Config as CoreConfig, Route as CoreRoute};
 use pyo3::exceptions::PyValueError;
@@ -21,7 +22,7 @@ pub(crate) struct Config(pub(crate) CoreConfig);
 #[pymethods]
 impl Config {
     #[new]
-    #[pyo3(signature = (*, control_socket, host, port, socket, threads, backends, body_limit, queue_limit, heartbeat, origins))]
+    #[pyo3(signature = (*, control_socket, host, port, socket, threads, backends, body_limit, queue_limit, heartbeat, origins, record_count, record_bytes, record_redaction))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one Python constructor")]
     fn new(
         control_socket: PathBuf,
@@ -34,7 +35,14 @@ impl Config {
         queue_limit: usize,
         heartbeat: f64,
         origins: Vec<String>,
+        record_count: usize,
+        record_bytes: usize,
+        record_redaction: &str,
     ) -> PyResult<Self> {
+        let redaction = Redaction::from_name(record_redaction).ok_or_else(|| {
+            PyValueError::new_err(format!("`{record_redaction}` is not a redaction"))
+        })?;
+        let recording = Recording { count: record_count, bytes: record_bytes, redaction };
         let heartbeat = Duration::try_from_secs_f64(heartbeat)
             .map_err(|error| PyValueError::new_err(format!("`heartbeat`: {error}")))?;
         let config = CoreConfig {
@@ -50,6 +58,7 @@ impl Config {
             write_timeout: WRITE_TIMEOUT,
             heartbeat: Some(heartbeat).filter(|beat| !beat.is_zero()),
             origins,
+            recording: Some(recording).filter(|recording| recording.count > 0),
         };
         config.validate().map_err(|error| PyValueError::new_err(error.to_string()))?;
         Ok(Self(config))
@@ -63,7 +72,7 @@ pub(crate) struct Route(pub(crate) CoreRoute);
 #[pymethods]
 impl Route {
     #[new]
-    #[pyo3(signature = (*, runner_id, socket_path, api_key, slots, backend, model, mode, names))]
+    #[pyo3(signature = (*, runner_id, socket_path, api_key, slots, backend, model, model_id, mode, names))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one Python constructor")]
     fn new(
         runner_id: String,
@@ -72,6 +81,7 @@ impl Route {
         slots: usize,
         backend: String,
         model: String,
+        model_id: String,
         mode: &str,
         names: Vec<String>,
     ) -> PyResult<Self> {
@@ -84,6 +94,7 @@ impl Route {
             slots,
             backend,
             model,
+            model_id,
             mode,
             names,
         }))

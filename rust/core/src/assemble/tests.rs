@@ -10,18 +10,18 @@ use crate::usage::Prompts;
 /// choices is their sum, where the engine has that of the first.
 const RECORDED: &str = include_str!("recorded.txt");
 
-struct Exchange {
-    name: &'static str,
-    whole: &'static str,
-    stream: String,
+pub(crate) struct Exchange {
+    pub(crate) name: &'static str,
+    pub(crate) whole: &'static str,
+    pub(crate) stream: String,
 }
 
 impl Exchange {
-    fn shape(&self) -> Shape {
+    pub(crate) fn shape(&self) -> Shape {
         if self.name.starts_with("text") { Shape::Text } else { Shape::Chat }
     }
 
-    fn prompts(&self) -> Prompts {
+    pub(crate) fn prompts(&self) -> Prompts {
         let body = if self.name.contains("n2") { "{\"n\":2}" } else { "{}" };
         let path = if self.shape() == Shape::Text { "/v1/completions" } else { "" };
         Prompts::asked(path, body.as_bytes())
@@ -32,7 +32,7 @@ impl Exchange {
     }
 }
 
-fn recorded() -> impl Iterator<Item = Exchange> {
+pub(crate) fn recorded() -> impl Iterator<Item = Exchange> {
     RECORDED.split("\n\n").map(|exchange| {
         let (name, rest) = exchange.split_once('\n').expect("a name");
         let (whole, events) = rest.split_once('\n').expect("an answer");

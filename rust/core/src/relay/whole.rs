@@ -19,12 +19,13 @@ pub(crate) struct Whole {
     observer: Observer,
     assembler: Assembler,
     account: Box<Account>,
+    answered: bool,
 }
 
 impl Whole {
     pub(crate) fn new(connection: EngineConnection, shape: Shape, account: Box<Account>) -> Self {
         let observer = Observer::stream(account.prompts);
-        Self { connection, observer, assembler: Assembler::new(shape), account }
+        Self { connection, observer, assembler: Assembler::new(shape), account, answered: false }
     }
 
     /// The body of the answer, and its status if the engine reports a failure after it had begun.
@@ -38,7 +39,7 @@ impl Whole {
         }
         match self.assembler.finish(self.observer.findings().usage) {
             Assembled::Answer(body) => {
-                self.answered(Outcome::Ok);
+                self.answered(Outcome::Ok, StatusCode::OK, &body);
                 Ok((None, body.into()))
             }
             Assembled::Refused { status, body } => {
@@ -48,18 +49,26 @@ impl Whole {
                 } else {
                     Outcome::EngineError
                 };
-                self.answered(fault);
+                self.answered(fault, status, &body);
                 Ok((Some(status), body.into()))
             }
             Assembled::Cut => {
                 self.account.outcome = Outcome::EngineError;
+                if let Some(capture) = &mut self.account.capture {
+                    capture.refused(&Error::EngineDied);
+                }
                 Err(Error::EngineDied)
             }
         }
     }
 
-    fn answered(&mut self, outcome: Outcome) {
+    fn answered(&mut self, outcome: Outcome, status: StatusCode, body: &[u8]) {
+        self.answered = true;
         self.account.outcome = outcome;
+        if let Some(capture) = &mut self.account.capture {
+            capture.answers(status, false, "");
+            capture.push(body);
+        }
         self.account.entry.first_byte = Some(self.account.clock.received.elapsed());
     }
 }
@@ -77,5 +86,10 @@ impl Drop for Whole {
         let findings = self.observer.findings();
         self.account.entry.usage = findings.usage;
         self.account.entry.choices = findings.choices;
+        if !self.answered && !self.assembler.is_empty() {
+            // Nobody got it, but it tells what the engine was at.
+            let partial = self.assembler.so_far(findings.usage);
+            self.account.record(&partial);
+        }
     }
 }

@@ -14,6 +14,7 @@ fn route(id: &str, names: &[&str]) -> Route {
         slots: 1,
         backend: "llama.cpp".to_owned(),
         model: "ai/x".to_owned(),
+        model_id: "sha256:00".to_owned(),
         mode: Mode::Completion,
         names: names.iter().map(|&name| name.to_owned()).collect(),
     }

@@ -35,6 +35,8 @@ mod pool;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
+mod recorder;
+#[cfg(test)]
 mod retire;
 #[cfg(test)]
 mod scores;

@@ -207,6 +207,7 @@ fn a_socket_that_is_in_use_is_not_taken_over() {
         write_timeout: DEADLINE,
         heartbeat: None,
         origins: Vec::new(),
+        recording: None,
     };
     let kind = |config| match model_runner_core::DataPlane::start(config) {
         Err(model_runner_core::runtime::StartError::Io(error)) => Some(error.kind()),

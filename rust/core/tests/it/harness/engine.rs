@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use model_runner_core::Route;
 use model_runner_core::endpoint::Mode;
 
-use super::{MODEL, Message, Wire, wait_for};
+use super::{MODEL, MODEL_ID, Message, Wire, wait_for};
 
 /// A stream as llama-server sent it: head, chunks, `[DONE]`.
 pub(crate) const RECORDED_STREAM: &[u8] = include_bytes!("../recorded/chat_stream.http");
@@ -67,6 +67,7 @@ impl Engine {
             slots: self.slots,
             backend: "llama.cpp".to_owned(),
             model: MODEL.to_owned(),
+            model_id: MODEL_ID.to_owned(),
             mode: self.mode,
             names: vec![MODEL.to_owned(), "smollm2".to_owned()],
         }

@@ -21,6 +21,10 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 /// The model that the tests ask for.
 pub(crate) const MODEL: &str = "ai/smollm2";
 
+/// Its ID.
+pub(crate) const MODEL_ID: &str =
+    "sha256:354bf30d0aa3af413d2aa5ae4f23c66d354bf30d0aa3af413d2aa5ae4f23c66d";
+
 /// Ask until there is an answer. For what has no event to wait for: counters, and sockets that come and go.
 ///
 /// # Panics

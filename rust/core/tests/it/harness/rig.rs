@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
+use model_runner_core::config::{Recording, Redaction};
 use model_runner_core::runtime::Threads;
 use model_runner_core::snapshot::{ModelTotals, RunnerSnapshot};
 use model_runner_core::{Config, DataPlane};
@@ -18,6 +19,10 @@ pub(crate) const BODY_LIMIT: usize = 256 * 1024;
 
 /// How many requests may wait in these tests.
 pub(crate) const QUEUE_LIMIT: usize = 2;
+
+/// What is recorded in these tests.
+pub(crate) const RECORDING: Recording =
+    Recording { count: 10, bytes: 1 << 20, redaction: Redaction::Off };
 
 /// The parts. Whatever still runs at the end of a test is cut.
 #[derive(Debug)]
@@ -52,6 +57,7 @@ impl Rig {
             header_timeout: DEADLINE,
             write_timeout: DEADLINE,
             heartbeat: None,
+            recording: Some(RECORDING),
             origins: Vec::new(),
         };
         change(&mut config);
