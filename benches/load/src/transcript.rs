@@ -3,6 +3,8 @@
 //! Every answer carries the request's seed and every event its number, so that a byte that is lost,
 //! repeated, reordered or taken from another stream is seen.
 
+use memchr::memmem;
+
 /// Seeds have eight digits, so that all requests and all answers of one kind are of one length.
 pub(crate) const SEEDS: std::ops::RangeInclusive<u32> = 10_000_000..=99_999_999;
 
@@ -75,13 +77,19 @@ impl Transcript {
     pub(crate) fn json(&self) -> Vec<u8> {
         format!(
             "{{\"choices\":[{{\"finish_reason\":\"stop\",\"index\":0,\"message\":\
-             {{\"role\":\"assistant\",\"content\":\"An answer without a stream, number {}.\"}}}}],\"model\":\"bench\",\
+             {{\"role\":\"assistant\",\"content\":\"{}\"}}}}],\"model\":\"bench\",\
              \"object\":\"chat.completion\",{},\"timings\":{}}}",
-            self.seed,
+            answer(self.seed),
             self.counts(),
             self.timings()
         )
         .into_bytes()
+    }
+
+    /// An event, as somebody else wrote it, has the text of the token of this number.
+    pub(crate) fn has_token(&self, number: u32, event: &[u8]) -> bool {
+        let text = format!(" {}-{number:08} ", self.seed);
+        memmem::find(event, text.as_bytes()).is_some()
     }
 
     fn counts(&self) -> String {
@@ -127,6 +135,15 @@ pub(crate) fn embeddings(seed: u32, length: usize) -> Vec<u8> {
     bytes.resize(bytes.len().max(length.saturating_sub(1)), b' ');
     bytes.push(b'}');
     bytes
+}
+
+fn answer(seed: u32) -> String {
+    format!("An answer without a stream, number {seed}.")
+}
+
+/// A whole answer, as somebody else wrote it, has the text that belongs to `seed`.
+pub(crate) fn has_answer(body: &[u8], seed: u32) -> bool {
+    memmem::find(body, answer(seed).as_bytes()).is_some()
 }
 
 /// Writes `number` over all of `digits`, with leading zeros.

@@ -144,7 +144,7 @@ async fn generate_whole(
     let seed = wishes.x_seed.unwrap_or(*SEEDS.start());
     let body = match wishes.x_bytes {
         Some(length) => embeddings(seed, length),
-        None => Transcript::new(seed, wishes.x_events.unwrap_or(engine.defaults.events)).json(),
+        None => Transcript::new(seed, wishes.events().unwrap_or(engine.defaults.events)).json(),
     };
     let bytes = whole("200 OK", &body, last);
     if wishes.x_half_event.is_some() {
@@ -165,7 +165,7 @@ async fn generate_stream(
     wishes: &Wishes,
     last: bool,
 ) -> io::Result<Then> {
-    let tokens = wishes.x_events.unwrap_or(engine.defaults.events);
+    let tokens = wishes.events().unwrap_or(engine.defaults.events);
     let seed = wishes.x_seed.unwrap_or(*SEEDS.start());
     let mut streaming = Streaming {
         stream,
@@ -173,7 +173,7 @@ async fn generate_stream(
         wishes,
         transcript: Transcript::new(seed, tokens),
         tokens,
-        rate: wishes.x_rate.unwrap_or(engine.defaults.rate),
+        rate: wishes.rate().unwrap_or(engine.defaults.rate),
         noise: Random::new(u64::from(seed)),
         chunk: Vec::with_capacity(1024),
     };

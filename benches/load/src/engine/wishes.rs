@@ -1,4 +1,7 @@
 //! The fields of a request's body that the engine obeys. All others are ignored.
+//!
+//! Routers that parse requests drop fields that they do not know. So the load says `seed`, and how many tokens at
+//! which pace in `chat_template_kwargs`, which they hand on.
 
 use std::time::Duration;
 
@@ -32,9 +35,13 @@ pub(super) struct Wishes {
     #[serde(default)]
     pub(super) stream_options: StreamOptions,
     /// Makes the answer this request's own.
+    #[serde(alias = "seed")]
     pub(super) x_seed: Option<u32>,
-    pub(super) x_events: Option<u32>,
-    pub(super) x_rate: Option<f64>,
+    x_events: Option<u32>,
+    x_rate: Option<f64>,
+    /// May have `x_events` and `x_rate`, too.
+    #[serde(default)]
+    chat_template_kwargs: TemplateArguments,
     /// Whole answers only: embeddings of so many bytes instead of a chat's answer.
     pub(super) x_bytes: Option<usize>,
     /// Before a whole answer, or between the head of a stream and its first event.
@@ -68,6 +75,12 @@ pub(super) struct Wishes {
 }
 
 #[derive(Default, Deserialize)]
+struct TemplateArguments {
+    x_events: Option<u32>,
+    x_rate: Option<f64>,
+}
+
+#[derive(Default, Deserialize)]
 pub(super) struct StreamOptions {
     #[serde(default)]
     pub(super) include_usage: bool,
@@ -85,6 +98,16 @@ fn milliseconds<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Erro
 }
 
 impl Wishes {
+    /// Tokens of the answer.
+    pub(super) fn events(&self) -> Option<u32> {
+        self.x_events.or(self.chat_template_kwargs.x_events)
+    }
+
+    /// Events a second.
+    pub(super) fn rate(&self) -> Option<f64> {
+        self.x_rate.or(self.chat_template_kwargs.x_rate)
+    }
+
     /// What is asked for can be done.
     pub(super) fn are_possible(&self) -> bool {
         let status = self.x_status.is_none_or(|status| (400..=599).contains(&status));

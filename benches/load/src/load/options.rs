@@ -19,6 +19,9 @@ pub(crate) struct Target {
     /// The model that every request names.
     #[arg(long, default_value = "bench")]
     pub(super) model: String,
+    /// The target makes answers anew, as litellm does: their texts are compared, and not their bytes.
+    #[arg(long)]
+    pub(super) remade: bool,
     /// Sent as a bearer token.
     #[arg(long)]
     pub(super) api_key: Option<String>,

@@ -17,7 +17,7 @@ impl Request {
             "{{\"model\":{model},\"messages\":[\
              {{\"role\":\"system\",\"content\":\"You are a helpful assistant.\"}},\
              {{\"role\":\"user\",\"content\":\"Write a haiku about the cost of a proxy.\"}}],\
-             \"temperature\":0.7{wishes},\"x_seed\":{}}}",
+             \"temperature\":0.7{wishes},\"seed\":{}}}",
             SEEDS.start()
         );
         let key = target.api_key.as_ref();

@@ -189,6 +189,26 @@ fn events_that_are_swapped_lost_or_of_another_stream_are_seen() {
     assert_eq!((&foreign["errors"], &foreign["missed_events"]), (&json!(1), &json!(5)));
 }
 
+/// The events of a stream as somebody wrote them who has read them: without the role, with other fields.
+fn remade(seed: u32, tokens: &[u32]) -> Vec<u8> {
+    let event =
+        |number| format!("data: {{\"delta\":{{\"content\":\" {seed}-{number:08} \"}}}}\n\n");
+    let body: String = tokens.iter().map(event).collect();
+    let length = body.len();
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+#[test]
+fn of_answers_made_anew_the_texts_are_compared() {
+    let line = format!("{ONE_STREAM} --remade");
+    let right = measure_against(&line, |seed| remade(seed, &[0, 1, 2, 3, 4]));
+    assert_eq!((&right["errors"], &right["events"]), (&json!(0), &json!(5)), "{right}");
+    let lost = measure_against(&line, |seed| remade(seed, &[0, 1, 3, 4]));
+    assert_eq!((&lost["errors"], &lost["missed_events"]), (&json!(1), &json!(3)), "{lost}");
+    let foreign = measure_against(&line, |seed| remade(seed + 1, &[0, 1, 2, 3, 4]));
+    assert_eq!((&foreign["errors"], &foreign["missed_events"]), (&json!(1), &json!(5)));
+}
+
 #[test]
 fn an_answer_that_is_cut_is_an_error() {
     let report = measure_against(ONE_STREAM, |seed| {
