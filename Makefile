@@ -1,6 +1,7 @@
 # model-runner: everything a developer does, one word each. `make help` lists them.
 
 PYTHON ?= python3
+PEERS ?= here
 VENV := .venv
 BIN := $(VENV)/bin
 RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find rust -name '*.rs' -o -name Cargo.toml)
@@ -20,9 +21,9 @@ test: $(VENV)/.tools build wheel ## Set everything up and pass all tests
 	cargo test --workspace --quiet
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.tools build ## Measure the data plane against nginx and no proxy at all (needs nginx)
+bench: $(VENV)/.tools build ## Measure the data plane beside nginx and what else is here; PEERS=all fetches routers, too
 	cargo build --release --package model-runner-load
-	$(BIN)/python benches/peers/run.py
+	$(BIN)/python benches/peers/run.py --peers $(PEERS)
 
 lint: $(VENV)/.tools ## Check the formatting and run the linters
 	cargo fmt --all --check

@@ -1,10 +1,17 @@
-"""The data plane alone, without a control plane: one route to an engine that already runs."""
+"""The data plane alone, without a control plane: one route to an engine that already runs.
+
+Says its addresses as one line of JSON when it listens. Then it takes commands, a line each:
+`hold 5` keeps the GIL for five seconds, `snapshot` tells how the engine's connections fared.
+"""
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import signal
+import sys
+import threading
 from pathlib import Path
 
 from model_runner._core import Config, DataPlane, Route
@@ -14,9 +21,11 @@ SLOTS = 4096
 
 
 def main() -> None:
-    """Serve until SIGTERM. Prints its address as one line of JSON when it listens."""
+    """Serve until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine-socket", type=Path, required=True)
+    parser.add_argument("--api-key", default="bench", help="the engine's")
+    parser.add_argument("--model", default="bench")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     # Blocked, so that sigwait() below gets them; the threads of the data plane inherit the mask.
@@ -40,26 +49,47 @@ def main() -> None:
             record_redaction="off",
         )
     )
-    modes = ("completion", "embedding")
-    plane.publish([bench_route(options.engine_socket, mode) for mode in modes])
-    print(json.dumps(list(plane.addresses)), flush=True)
+    plane.publish([bench_route(options, mode) for mode in ("completion", "embedding")])
+    say(list(plane.addresses))
+    threading.Thread(target=obey, args=(plane,), daemon=True).start()
     signal.sigwait(stop_signals)
     plane.stop(1.0)
 
 
-def bench_route(engine_socket: Path, mode: str) -> Route:
-    """Requests for the model `bench` in one mode."""
+def bench_route(options: argparse.Namespace, mode: str) -> Route:
+    """Requests for the model in one mode."""
     return Route(
         runner_id=f"bench-{mode}",
-        socket_path=str(engine_socket),
-        api_key="bench",
+        socket_path=str(options.engine_socket),
+        api_key=options.api_key,
         slots=SLOTS,
         backend="llama.cpp",
-        model="bench",
+        model=options.model,
         model_id="sha256:" + "0" * 64,
         mode=mode,
-        names=["bench"],
+        names=[options.model],
     )
+
+
+def obey(plane: DataPlane) -> None:
+    """Carry out commands until stdin ends."""
+    # PyDLL, unlike CDLL, does not release the GIL around a call.
+    library = ctypes.PyDLL(None)
+    for line in sys.stdin:
+        command, _, argument = line.strip().partition(" ")
+        if command == "hold":
+            say("holding")
+            library.usleep(int(float(argument) * 1e6))
+            say("held")
+        elif command == "snapshot":
+            snapshot = plane.snapshot()
+            opened = snapshot.upstream_connections_opened
+            say({"opened": opened, "reused": snapshot.upstream_connections_reused})
+
+
+def say(line: object) -> None:
+    """One line of JSON."""
+    print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import select
+import socket
 import subprocess
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+Process = subprocess.Popen[bytes]
 
 START_TIMEOUT_SECONDS = 20.0
 STOP_TIMEOUT_SECONDS = 5.0
@@ -25,40 +28,112 @@ class BenchError(Exception):
 
 @contextmanager
 def running(
-    argv: Sequence[str | Path], *, reads_addresses: bool = False
-) -> Iterator[tuple[subprocess.Popen[bytes], list[str]]]:
+    argv: Sequence[str | Path],
+    *,
+    talks: bool = False,
+    environment: Mapping[str, str] | None = None,
+    log: Path | None = None,
+) -> Iterator[Process]:
     """Run a process for the length of a block.
 
     Args:
         argv: The command.
-        reads_addresses: Wait for a line of JSON on its stdout, the list of its addresses.
-
-    Yields:
-        The process, and the addresses (empty if not asked for).
+        talks: It is talked with over its stdin and stdout.
+        environment: All of its environment; by default it has ours.
+        log: Where its stderr goes (without `talks` its stdout, too).
     """
-    stdout = subprocess.PIPE if reads_addresses else subprocess.DEVNULL
-    process = subprocess.Popen([str(part) for part in argv], stdout=stdout)
+    pipe = subprocess.PIPE if talks else subprocess.DEVNULL
+    with log.open("wb") if log else nullcontext() as file:
+        process = subprocess.Popen(
+            [str(part) for part in argv],
+            stdin=pipe,
+            stdout=pipe if talks else file or subprocess.DEVNULL,
+            stderr=file,
+            env=environment,
+            cwd=log.parent if log else None,
+        )
     try:
-        yield process, _addresses(process) if reads_addresses else []
+        yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdout:
-            process.stdout.close()
+        stop(process)
 
 
-def _addresses(process: subprocess.Popen[bytes]) -> list[str]:
+def stop(process: Process) -> None:
+    """End a process, by force if it takes its time."""
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream:
+            stream.close()
+
+
+def said(process: Process, seconds: float = START_TIMEOUT_SECONDS) -> object:
+    """The next line of a process that talks, which is JSON.
+
+    Raises:
+        BenchError: It says nothing.
+    """
     stream = process.stdout
-    if stream is None or not select.select([stream], [], [], START_TIMEOUT_SECONDS)[0]:
-        raise BenchError(f"{process.args!r} did not say where it listens")
+    if stream is None or not select.select([stream], [], [], seconds)[0]:
+        raise BenchError(f"{process.args!r} says nothing")
     line = stream.readline()
     if not line:
         raise BenchError(f"{process.args!r} ended with status {process.wait()}")
-    return [str(address) for address in json.loads(line)]
+    answer: object = json.loads(line)
+    return answer
+
+
+def addresses(process: Process) -> list[str]:
+    """Where a process listens that says so in its first line.
+
+    Raises:
+        BenchError: It says something else.
+    """
+    line = said(process)
+    if not isinstance(line, list):
+        raise BenchError(f"{process.args!r} said {line!r} instead of its addresses")
+    return [str(address) for address in line]
+
+
+def tell(process: Process, command: str) -> None:
+    """Give a process that talks a command."""
+    if process.stdin is None:
+        raise BenchError(f"{process.args!r} takes no commands")
+    process.stdin.write(f"{command}\n".encode())
+    process.stdin.flush()
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody has at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_listener(
+    process: Process, port: int, seconds: float = START_TIMEOUT_SECONDS, log: Path | None = None
+) -> None:
+    """Wait until a process listens on a port.
+
+    Raises:
+        BenchError: It ended, or took too long.
+    """
+    for _ in Waiting(f"a listener on port {port}", seconds).steps():
+        if process.poll() is not None:
+            raise BenchError(f"{process.args!r} ended with {process.returncode}{tail(log)}")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+
+
+def tail(log: Path | None) -> str:
+    """The end of a log, to be put behind a message."""
+    text = log.read_text(errors="replace").strip() if log and log.exists() else ""
+    return f": …{text[-400:]}" if text else ""
 
 
 def tree(pid: int) -> list[int]:
@@ -98,6 +173,11 @@ def rss_kib(pid: int) -> int:
             if line.startswith("VmRSS:"):
                 total += int(line.split()[1])
     return total
+
+
+def open_files(pid: int) -> int:
+    """Descriptors that a process and its descendants hold."""
+    return sum(len(list(Path(f"/proc/{member}/fd").iterdir())) for member in tree(pid))
 
 
 @dataclass(slots=True)

@@ -1,26 +1,30 @@
-"""What is measured: the synthetic engine itself, and the relays between it and the load."""
+"""What is measured: the synthetic engine, our own relay, and what all relays have in common."""
 
 from __future__ import annotations
 
-import getpass
-import os
-import shutil
-import socket
+import http.client
+import json
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from processes import BenchError, Waiting, running
+from processes import Process, addresses, running
 
 if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
 
 HERE = Path(__file__).resolve().parent
+
+BARE, YARDSTICK, OURS = "direct", "nginx", "model-runner"
+
+CHAT = "/v1/chat/completions"
+
+# Handed on as they come. Of a chat that is not streamed the data plane asks a stream of the engine,
+# and puts the answer together, so a comparison with a relay that hands it on would mean nothing.
+EMBEDDINGS = "/v1/embeddings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,16 @@ class Engine:
     directory: Path
     """For whatever a relay needs to write."""
 
+    def stats(self) -> dict[str, int]:
+        """What it has seen."""
+        connection = http.client.HTTPConnection(urlsplit(self.address).netloc, timeout=5)
+        try:
+            connection.request("GET", "/x_stats")
+            found = json.load(connection.getresponse())
+            return {str(key): value for key, value in found.items() if isinstance(value, int)}
+        finally:
+            connection.close()
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -40,14 +54,28 @@ class Target:
     Attributes:
         name: As the tables show it.
         address: As the load generator reads it.
-        path: Of the chat endpoint.
         pid: Root of the process tree whose cost is measured; None for the bare engine.
+        path: Where streams are asked for.
+        whole_path: Where whole answers are asked for.
+        api_key: That clients must send.
+        remade: Its answers are made anew, so that only their texts can be compared.
+        share: Of the usual load; less for what could not carry it.
+        process: For commands, if it takes some.
     """
 
     name: str
     address: str
-    path: str
     pid: int | None
+    path: str = CHAT
+    whole_path: str = EMBEDDINGS
+    api_key: str | None = None
+    remade: bool = False
+    share: float = 1.0
+    process: Process | None = None
+
+    def some(self, count: int) -> int:
+        """Its share of a number, at least one."""
+        return max(1, round(count * self.share))
 
 
 @contextmanager
@@ -55,68 +83,23 @@ def engine(load: Path, directory: Path) -> Iterator[Engine]:
     """Start the synthetic engine on a Unix socket and on TCP."""
     path = directory / "engine.sock"
     argv: list[str | Path] = [load, "engine", "--socket", path, "--listen", "127.0.0.1:0"]
-    with running(argv, reads_addresses=True) as (_, addresses):
-        yield Engine(path, addresses[1], directory)
+    with running(argv, talks=True) as process:
+        yield Engine(path, addresses(process)[1], directory)
 
 
 @contextmanager
 def direct(engine: Engine) -> Iterator[Target]:
     """No relay, over TCP as the relays' clients use it: what is subtracted from all others."""
-    yield Target("direct", engine.address, "/v1/chat/completions", None)
-
-
-def nginx_binary() -> str | None:
-    """The nginx of this machine; Debian keeps it out of a user's PATH."""
-    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    yield Target(BARE, engine.address, None)
 
 
 @contextmanager
-def nginx(engine: Engine) -> Iterator[Target]:
-    """One nginx worker, buffering off, a pool of connections to the Unix socket."""
-    binary = nginx_binary()
-    if binary is None:
-        raise BenchError("nginx is not installed")
-    port = _free_port()
-    text = Template((HERE / "nginx.conf.in").read_text()).substitute(
-        # Started as root, the worker would become `nobody` and could not open the engine's socket.
-        user=f"user {getpass.getuser()};" if os.geteuid() == 0 else "",
-        directory=engine.directory,
-        engine_socket=engine.socket,
-        port=port,
-    )
-    config = engine.directory / f"nginx-{port}.conf"
-    config.write_text(text)
-    with running([binary, "-e", "stderr", "-c", config]) as (process, _):
-        _wait_for_listener(process, port)
-        yield Target("nginx", f"http://127.0.0.1:{port}", "/v1/chat/completions", process.pid)
-
-
-@contextmanager
-def plane(engine: Engine) -> Iterator[Target]:
+def plane(
+    engine: Engine, model: str = "bench", api_key: str = "bench", threads: int = 1
+) -> Iterator[Target]:
     """The data plane of model-runner with one relaying thread, in a Python process of its own."""
-    argv: list[str | Path] = [sys.executable, HERE / "plane.py", "--threads", "1"]
-    argv += ["--engine-socket", engine.socket]
-    with running(argv, reads_addresses=True) as (process, addresses):
-        path = "/engines/llama.cpp/v1/chat/completions"
-        yield Target("model-runner", addresses[0], path, process.pid)
-
-
-RELAYS: dict[str, Callable[[Engine], AbstractContextManager[Target]]] = {
-    "nginx": nginx,
-    "model-runner": plane,
-}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for_listener(process: subprocess.Popen[bytes], port: int) -> None:
-    for _ in Waiting(f"a listener on port {port}").steps():
-        if process.poll() is not None:
-            raise BenchError(f"{process.args!r} ended with status {process.returncode}")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+    argv: list[str | Path] = [sys.executable, HERE / "plane.py", "--threads", str(threads)]
+    argv += ["--engine-socket", engine.socket, "--model", model, "--api-key", api_key]
+    with running(argv, talks=True) as process:
+        chat = f"/engines/llama.cpp{CHAT}"
+        yield Target(OURS, addresses(process)[0], process.pid, path=chat, process=process)
