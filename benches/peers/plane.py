@@ -47,6 +47,17 @@ def main() -> None:
             record_count=10,
             record_bytes=16 << 20,
             record_redaction="off",
+            head_limit=1 << 16,
+            max_connections=100_000,
+            idle_timeout=75.0,
+            header_timeout=30.0,
+            body_timeout=60.0,
+            write_timeout=60.0,
+            tls_port=None,
+            tls_certificate=None,
+            tls_key=None,
+            tls_directory=None,
+            tls_names=[],
         )
     )
     plane.publish([bench_route(options, mode) for mode in ("completion", "embedding")])

@@ -34,6 +34,18 @@ class Config:
         record_count: Requests of each model that are kept for `/engines/requests`; 0: none.
         record_bytes: What all of them may take.
         record_redaction: What is replaced by its length before it is kept: `off`, `prompts`, `all`.
+        head_limit: Largest request head, in bytes; at least 8192.
+        max_connections: Client connections beyond which new ones are answered with 503.
+        idle_timeout: Seconds that a connection may have no request on it.
+        header_timeout: Seconds that a request head, or a TLS handshake, may take.
+        body_timeout: Seconds that a client may send nothing, or hardly anything, of a body.
+        write_timeout: Seconds that a client may take nothing of its answer.
+        tls_port: TCP port of a second listener that speaks TLS, None for none.
+        tls_certificate: PEM file of its certificate, None to have one made.
+        tls_key: PEM file of the key of that certificate.
+        tls_directory: Where a certificate that is made, and its authority, are kept.
+        tls_names: Names that such a certificate is valid for, besides those of the loopback
+            interface.
     """
 
     def __new__(
@@ -52,6 +64,17 @@ class Config:
         record_count: int,
         record_bytes: int,
         record_redaction: str,
+        head_limit: int,
+        max_connections: int,
+        idle_timeout: float,
+        header_timeout: float,
+        body_timeout: float,
+        write_timeout: float,
+        tls_port: int | None,
+        tls_certificate: str | None,
+        tls_key: str | None,
+        tls_directory: str | None,
+        tls_names: Sequence[str],
     ) -> Config: ...
 
 @final
@@ -186,12 +209,16 @@ class DataPlane:
 
         Raises:
             OSError: An address cannot be bound; `errno` says why.
-            ValueError: The configuration makes no sense.
+            ValueError: The configuration makes no sense, or the certificate cannot be used.
         """
 
     @property
     def addresses(self) -> list[str]:
-        """Where it listens: `http://127.0.0.1:12434`, `unix:///run/x.sock`."""
+        """Where it listens: `http://127.0.0.1:12434`, `https://…`, `unix:///run/x.sock`."""
+
+    @property
+    def certificate_problem(self) -> str | None:
+        """Why the certificate that is on disk now is not used; the one before still is."""
 
     def publish(self, routes: Sequence[Route]) -> None:
         """Replace the whole route table. Runners that are not in it take no new request."""

@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import stat
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from model_runner import __version__, engines, names
 from model_runner.api import Services, create_app
 from model_runner.api.server import ControlServer
 from model_runner.config import DEFAULT_HOST, DEFAULT_PORT
-from model_runner.errors import ModelRunnerError
+from model_runner.errors import InvalidRequest, ModelRunnerError
 from model_runner.lifecycle import Scheduler, runtime_directory
 from model_runner.media import Media
 from model_runner.registry import Registry
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CONTROL_THREADS = 32
+_MAX_CONNECTIONS = 16384
+# Open files that are no clients': models, logs, engines, databases, registries.
+_OWN_FILES = 256
+_CERTIFICATE_LOOK = 2.0
 # The size of `sun_path` in Linux' sys/un.h, less the zero at its end.
 _SOCKET_PATH_BYTES = 107
 
@@ -50,16 +55,23 @@ _SOCKET_PATH_BYTES = 107
 class Plane:
     """The data plane, which takes the scheduler's routes for its own."""
 
-    def __init__(self, inner: _core.DataPlane) -> None:
+    def __init__(self, inner: _core.DataPlane, authority: Path | None = None) -> None:
         self._inner = inner
+        self.authority = authority
+        """What clients have to trust to use https, if the certificate is one of ours."""
         self.snapshot = inner.snapshot
         self.retire = inner.retire
         self.stop = inner.stop
 
     @property
     def addresses(self) -> list[str]:
-        """Where it listens: `http://127.0.0.1:12434`, `unix:///run/x.sock`."""
+        """Where it listens: `http://127.0.0.1:12434`, `https://…`, `unix:///run/x.sock`."""
         return self._inner.addresses
+
+    @property
+    def certificate_problem(self) -> str | None:
+        """Why the certificate that is on disk now is not used; the one before still is."""
+        return self._inner.certificate_problem
 
     def publish(self, routes: Sequence[Route]) -> None:
         """Replace the whole route table."""
@@ -130,6 +142,9 @@ async def run(
         plane = (start_plane or start_data_plane)(settings, base.control_socket, [base.engine.name])
         # `front` is left before `parts`: clients are let go before what they need is stopped.
         front.push_async_callback(stopping.drain, plane, settings.stop_grace)
+        if settings.tls_enabled:
+            watch = asyncio.create_task(watch_certificate(plane))
+            parts.callback(watch.cancel)
         scheduler = Scheduler(
             store=base.store,
             engine=base.engine,
@@ -266,6 +281,8 @@ def start_data_plane(settings: Settings, control_socket: Path, backends: Sequenc
     """
     from model_runner import _core
 
+    made = settings.tls_enabled and not settings.tls_cert and not settings.tls_key
+    check_tls(settings)
     config = _core.Config(
         control_socket=str(control_socket),
         host=settings.host,
@@ -280,11 +297,72 @@ def start_data_plane(settings: Settings, control_socket: Path, backends: Sequenc
         record_count=settings.record_count if settings.recorder == "on" else 0,
         record_bytes=settings.record_bytes,
         record_redaction=settings.record_redaction,
+        head_limit=settings.head_limit,
+        max_connections=settings.max_connections or usual_connections(),
+        idle_timeout=settings.idle_timeout,
+        header_timeout=settings.header_timeout,
+        body_timeout=settings.body_timeout,
+        write_timeout=settings.write_timeout,
+        tls_port=settings.tls_port if settings.tls_enabled else None,
+        tls_certificate=str(settings.tls_cert) if settings.tls_cert else None,
+        tls_key=str(settings.tls_key) if settings.tls_key else None,
+        tls_directory=str(settings.certificate_directory) if made else None,
+        tls_names=[socket.gethostname(), settings.host],
     )
     try:
-        return Plane(_core.DataPlane.start(config))
-    except (OSError, ValueError) as error:
+        plane = _core.DataPlane.start(config)
+    except OSError as error:
         raise cannot_listen(settings, error) from error
+    except ValueError as error:
+        raise ModelRunnerError(str(error)) from error
+    return Plane(plane, settings.certificate_directory / "ca.crt" if made else None)
+
+
+def check_tls(settings: Settings) -> None:
+    """Refuse settings of TLS that do not fit together.
+
+    Raises:
+        InvalidRequest: A certificate without a key, a key without a certificate, or neither.
+    """
+    if not settings.tls_enabled:
+        return
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        given, other = ("CERT", "KEY") if settings.tls_cert else ("KEY", "CERT")
+        raise InvalidRequest(
+            f"MODEL_RUNNER_TLS_{given} is set, MODEL_RUNNER_TLS_{other} is not",
+            hint="set both, or neither to have a certificate made",
+        )
+    if not settings.tls_cert and not settings.tls_auto_cert:
+        raise InvalidRequest(
+            "TLS is enabled, but there is no certificate, and none may be made",
+            hint="set MODEL_RUNNER_TLS_CERT and MODEL_RUNNER_TLS_KEY, or unset "
+            "MODEL_RUNNER_TLS_AUTO_CERT",
+        )
+
+
+def usual_connections() -> int:
+    """How many clients may be connected: each may need a connection to an engine as well."""
+    if sys.platform == "win32":
+        return _MAX_CONNECTIONS
+    import resource
+
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return _MAX_CONNECTIONS
+    return max(min(_MAX_CONNECTIONS, (files - _OWN_FILES) // 2), 16)
+
+
+async def watch_certificate(plane: Plane) -> None:
+    """Log when a changed certificate cannot be used, and when it can again."""
+    known = None
+    while True:
+        await asyncio.sleep(_CERTIFICATE_LOOK)
+        problem = plane.certificate_problem
+        if problem and problem != known:
+            log.error("the certificate on disk is not used, the one before still is: %s", problem)
+        elif known and not problem:
+            log.info("the certificate on disk is used again")
+        known = problem
 
 
 def cannot_listen(settings: Settings, error: Exception) -> ModelRunnerError:
@@ -292,6 +370,8 @@ def cannot_listen(settings: Settings, error: Exception) -> ModelRunnerError:
     wanted = [str(settings.socket)] if settings.socket else []
     if settings.tcp_port is not None:
         wanted.insert(0, f"{settings.host}:{settings.tcp_port}")
+    if settings.tls_enabled:
+        wanted.append(f"{settings.host}:{settings.tls_port} (TLS)")
     where = " and ".join(wanted)
     number = error.errno if isinstance(error, OSError) else None
     if settings.socket and (reason := _no_place_for_a_socket(settings.socket)):
@@ -301,7 +381,8 @@ def cannot_listen(settings: Settings, error: Exception) -> ModelRunnerError:
     if number == errno.EADDRINUSE:
         return ModelRunnerError(
             f"cannot listen on {where}: the address is in use",
-            hint="stop the program that uses it, or choose another port with `--port`",
+            hint="stop the program that uses it, or choose another port with `--port`"
+            + (" or MODEL_RUNNER_TLS_PORT" if settings.tls_enabled else ""),
         )
     if number == errno.EADDRNOTAVAIL:
         return ModelRunnerError(
@@ -337,6 +418,9 @@ def announce(plane: Plane, store: Store, engine: Engine) -> None:
     status = engine.status()
     found = status.details if status.state == "Running" else f"{engine.name}: {status}"
     lines.append(f"  engine     {found}")
+    if plane.authority:
+        lines.append(f"  trust      export MODEL_RUNNER_TLS_CA_CERT={plane.authority}")
+        lines.append(f"             curl --cacert {plane.authority} …")
     tag = next((model.tags[0] for model in models if model.tags), "ai/smollm2")
     lines += _suggestions(addresses[0], names.display(tag, default_registry=store.default_registry))
     print("\n".join(lines), flush=True)  # the one thing that goes to standard output

@@ -111,6 +111,36 @@ class Settings(BaseSettings):
         description="Path of a Unix socket to listen on.",
     )
 
+    # TLS.
+    tls_enabled: Flag = Field(
+        False,
+        validation_alias="MODEL_RUNNER_TLS_ENABLED",
+        description="Listen on a second port, for https.",
+    )
+    tls_port: Count = Field(
+        12444,
+        ge=0,
+        le=65535,
+        validation_alias="MODEL_RUNNER_TLS_PORT",
+        description="The port for https; 0 lets the system choose.",
+    )
+    tls_cert: Location | None = Field(
+        None,
+        validation_alias="MODEL_RUNNER_TLS_CERT",
+        description="PEM file of the certificate and those that lead to its root. Used anew when "
+        "it changes. Unset: one is made, in `certs` in the state directory, and renewed.",
+    )
+    tls_key: Location | None = Field(
+        None,
+        validation_alias="MODEL_RUNNER_TLS_KEY",
+        description="PEM file of the key of the certificate.",
+    )
+    tls_auto_cert: Flag = Field(
+        True,
+        validation_alias="MODEL_RUNNER_TLS_AUTO_CERT",
+        description="Make a certificate if none is given.",
+    )
+
     # Where things live.
     models_path: Location = Field(
         default_factory=lambda: Path.home() / ".docker" / "models",
@@ -235,6 +265,56 @@ class Settings(BaseSettings):
         "its model loads or is busy, so that nothing between takes it for dead; 0: never.",
     )
 
+    head_limit: Count = Field(
+        64 * 1024,
+        ge=8 * 1024,
+        le=1024**2,
+        validation_alias="MODEL_RUNNER_HEAD_LIMIT",
+        description="Largest request head in bytes.",
+    )
+    max_connections: Count | None = Field(
+        None,
+        ge=1,
+        le=10_000_000,
+        validation_alias="MODEL_RUNNER_MAX_CONNECTIONS",
+        description="Client connections; who comes beyond is told to come again. Unset: 16384, or "
+        "as many as the limit on open files has room for.",
+    )
+    idle_timeout: Seconds = Field(
+        75.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        validation_alias="MODEL_RUNNER_IDLE_TIMEOUT",
+        description="Seconds that a client's connection may have no request on it.",
+    )
+    header_timeout: Seconds = Field(
+        30.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        validation_alias="MODEL_RUNNER_HEADER_TIMEOUT",
+        description="Seconds that a request head may take from its first byte to its last; also a "
+        "TLS handshake.",
+    )
+    body_timeout: Seconds = Field(
+        60.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        validation_alias="MODEL_RUNNER_BODY_TIMEOUT",
+        description="Seconds that a client may send nothing of a request body, or less of it than "
+        "1 KiB a second.",
+    )
+    write_timeout: Seconds = Field(
+        60.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        validation_alias="MODEL_RUNNER_WRITE_TIMEOUT",
+        description="Seconds that a client may take nothing of an answer that waits for it.",
+    )
+
     # Images that requests name by their addresses.
     fetch_media: Flag = Field(
         True,
@@ -308,6 +388,11 @@ class Settings(BaseSettings):
         if self.port is not None:
             return self.port
         return None if self.socket else DEFAULT_PORT
+
+    @property
+    def certificate_directory(self) -> Path:
+        """Where certificates that are made here are kept."""
+        return self.state_dir / "certs"
 
     @property
     def origin_list(self) -> list[str]:

@@ -30,6 +30,7 @@ class Plane(RecordingPlane):
     def __init__(self, addresses=("http://127.0.0.1:9",)):
         super().__init__()
         self.addresses = list(addresses)
+        self.authority = None
         self.graces: list[float] = []
 
     def stop(self, grace):

@@ -113,10 +113,10 @@ def test_the_leaf_parsers_know_nothing_of_requests():
             assert f"crate::{carrier}" not in source, f"{leaf} imports {carrier}"
 
 
-def test_nothing_imports_the_handler_but_the_server():
+def test_nothing_imports_the_handler_but_the_protocols():
     sources = (ROOT / "rust" / "core" / "src").rglob("*.rs")
     users = {path.stem for path in sources if "crate::handler" in path.read_text()}
-    assert users == {"server"}
+    assert users == {"http1", "http2"}
 
 
 def test_the_data_plane_cannot_know_python():

@@ -18,6 +18,9 @@ _COUNT = click.IntRange(1)
     "--port", type=click.IntRange(0, 65535), metavar="N", help="TCP port.  [default: 12434]"
 )
 @click.option("--socket", type=_PATH, help="Unix socket to listen on, instead of a port.")
+@click.option(
+    "--tls", "tls_enabled", is_flag=True, default=None, help="Serve https as well, on port 12444."
+)
 @click.option("--models-path", type=_PATH, help="Model store.  [default: ~/.docker/models]")
 @click.option("--llama-server-path", type=_PATH, help="llama-server, or its directory.")
 @click.option("--context-size", type=_COUNT, metavar="N", help="Tokens of context of each request.")

@@ -6,12 +6,14 @@ import os
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from model_runner.client.trust import is_set
 from model_runner.errors import InvalidRequest
 
 # config's DEFAULT_HOST and DEFAULT_PORT, which a test holds it to: importing config here would cost
 # every command the 0.2 s that pydantic takes.
 DEFAULT_ADDRESS = "http://127.0.0.1:12434"
-_DEFAULT_PORT = 12434
+DEFAULT_TLS_ADDRESS = "https://127.0.0.1:12444"
+_DEFAULT_PORTS = {"http": 12434, "https": 12444}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,12 @@ class Address:
     socket: str | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Address:
+    def parse(cls, text: str, *, tls: bool = False) -> Address:
         """Read `http://…`, `https://…`, `host:port`, `unix:///path` or a path ending in `.sock`.
+
+        Args:
+            text: The address.
+            tls: Whether an address that names no protocol means https.
 
         Raises:
             InvalidRequest: The text is none of these.
@@ -40,7 +46,7 @@ class Address:
                 return cls("http://localhost", path)
         scheme, separator, rest = text.partition("://")
         if not separator:
-            scheme, rest = "http", text
+            scheme, rest = "https" if tls else "http", text
         try:
             parts = urlsplit(f"//{rest}")
             host, port = parts.hostname, parts.port
@@ -53,13 +59,15 @@ class Address:
                 "`unix:///run/model-runner.sock`",
             )
         if port is None and not separator:
-            rest = rest.replace(parts.netloc, f"{parts.netloc}:{_DEFAULT_PORT}", 1)
+            rest = rest.replace(parts.netloc, f"{parts.netloc}:{_DEFAULT_PORTS[scheme]}", 1)
         return cls(f"{'https' if scheme == 'https' else 'http'}://{rest}".rstrip("/"))
 
     @classmethod
     def from_environment(cls) -> Address:
         """What MODEL_RUNNER_HOST says, or where `model-runner serve` listens by default."""
-        return cls.parse(os.environ.get("MODEL_RUNNER_HOST") or DEFAULT_ADDRESS)
+        tls = is_set("MODEL_RUNNER_TLS")
+        usual = DEFAULT_TLS_ADDRESS if tls else DEFAULT_ADDRESS
+        return cls.parse(os.environ.get("MODEL_RUNNER_HOST") or usual, tls=tls)
 
     def __str__(self) -> str:
         """The address as a user would write it."""

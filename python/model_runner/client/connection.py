@@ -11,6 +11,7 @@ import aiohttp
 import yarl
 
 from model_runner import __version__
+from model_runner.client import trust
 from model_runner.client.address import Address
 from model_runner.client.answers import (
     ChatChunk,
@@ -75,7 +76,13 @@ class Client:
 
     async def __aenter__(self) -> Client:
         socket = self.address.socket
-        connector = aiohttp.UnixConnector(socket) if socket else aiohttp.TCPConnector()
+        connector: aiohttp.BaseConnector
+        if socket:
+            connector = aiohttp.UnixConnector(socket)
+        elif self.address.url.startswith("https:"):
+            connector = aiohttp.TCPConnector(ssl=trust.context())
+        else:
+            connector = aiohttp.TCPConnector()
         self._session = aiohttp.ClientSession(
             connector=connector,
             # Exactly this Accept makes the server send progress and refusals as JSON.

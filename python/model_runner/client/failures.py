@@ -86,6 +86,19 @@ def reaching(address: Address) -> Iterator[None]:
     hint = "start it with `model-runner serve`, or say where it is with MODEL_RUNNER_HOST"
     try:
         yield
+    except aiohttp.ClientConnectorCertificateError as error:
+        problem = error.certificate_error
+        why = getattr(problem, "verify_message", "") or str(problem)
+        raise ServerUnreachable(
+            f"the certificate of {address} is not trusted: {why}",
+            hint="name its authority with MODEL_RUNNER_TLS_CA_CERT; `model-runner serve` prints "
+            "where that is",
+        ) from error
+    except aiohttp.ClientConnectorSSLError as error:
+        raise ServerUnreachable(
+            f"what listens at {address} does not speak TLS: {error.os_error.strerror or error}",
+            hint="the port for https is 12444, unless MODEL_RUNNER_TLS_PORT says otherwise",
+        ) from error
     except aiohttp.ClientConnectorError as error:
         number = error.os_error.errno or 0
         why = os.strerror(number).lower() if number > 0 else error.os_error.strerror or str(error)

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::Mode;
 use crate::error::{Error, Refusal};
+use crate::intake::{self, Inflow};
 use crate::upstream::{ControlConnection, ControlError};
 use crate::worker::Worker;
 
@@ -132,7 +133,10 @@ pub(crate) async fn forward(
     worker: &Worker,
     mut request: Request<Incoming>,
     path: &str,
-) -> Result<(Response<Incoming>, ControlConnection<Incoming>), Error> {
+) -> Result<(Response<Incoming>, ControlConnection<Inflow>), Error> {
+    // In HTTP/2, and in the absolute form, the target says what `Host` says otherwise.
+    let authority =
+        request.uri().authority().map(|authority| HeaderValue::from_str(authority.as_str()));
     let target = match request.uri().query() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
@@ -140,16 +144,22 @@ pub(crate) async fn forward(
     *request.uri_mut() = Uri::try_from(target).map_err(unreachable)?;
     *request.version_mut() = Version::HTTP_11;
     strip_hop_by_hop(request.headers_mut());
-    if !request.headers().contains_key(HOST) {
+    if let Some(Ok(authority)) = authority {
+        request.headers_mut().insert(HOST, authority);
+    } else if !request.headers().contains_key(HOST) {
         request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
     }
+    let patience = worker.shared.config.body_timeout;
+    let request = request.map(|body| Inflow::new(body, patience));
     let opened: Result<_, ControlError> = async {
         let mut connection = ControlConnection::open(&worker.shared.config.control_socket).await?;
         let response = connection.send(request).await?;
         Ok((response, connection))
     }
     .await;
-    opened.map_err(unreachable)
+    opened.map_err(
+        |error| if intake::is_late(&error) { Error::BodyTimeout } else { unreachable(error) },
+    )
 }
 
 /// Remove what speaks of one connection only (RFC 9110 §7.6.1).

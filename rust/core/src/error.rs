@@ -99,6 +99,24 @@ pub enum Error {
     /// Somebody cancelled the request by its ID.
     #[error("the request was cancelled")]
     Cancelled,
+    /// The head of a request came too slowly.
+    #[error("the rest of the request's head did not come in time")]
+    HeadTimeout,
+    /// What came is not a request.
+    #[error("the request cannot be read: {0}")]
+    MalformedHead(String),
+    /// The head is longer than allowed, or has too many fields.
+    #[error("the request's head is larger than {limit} bytes, or has more than 100 fields")]
+    HeadTooLarge {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// There are as many connections as there may be.
+    #[error("there are {limit} connections, and no more are taken for now")]
+    TooManyConnections {
+        /// The limit on connections.
+        limit: u64,
+    },
     /// The client left before there was an answer. Counted, never sent.
     #[error("the client left before it was answered")]
     ClientLeft,
@@ -167,6 +185,10 @@ impl Error {
         "engine_unreachable",
         "engine_died",
         "client_left",
+        "head_timeout",
+        "malformed_head",
+        "head_too_large",
+        "too_many_connections",
         "cancelled",
     ];
 
@@ -195,6 +217,10 @@ impl Error {
             Self::EngineUnreachable(_) => "engine_unreachable",
             Self::EngineDied => "engine_died",
             Self::ClientLeft => "client_left",
+            Self::HeadTimeout => "head_timeout",
+            Self::MalformedHead(_) => "malformed_head",
+            Self::HeadTooLarge { .. } => "head_too_large",
+            Self::TooManyConnections { .. } => "too_many_connections",
             Self::Cancelled => "cancelled",
         }
     }
@@ -208,7 +234,9 @@ impl Error {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::QueueFull { .. } | Self::ControlUnreachable(_) => Fault::Runner,
+            Self::QueueFull { .. }
+            | Self::TooManyConnections { .. }
+            | Self::ControlUnreachable(_) => Fault::Runner,
             Self::EngineUnreachable(_) | Self::EngineDied => Fault::Engine,
             Self::Refused(refusal) if refusal.status >= 500 => Fault::Runner,
             _ => Fault::Client,
@@ -223,10 +251,12 @@ impl Error {
             | Self::ModelNotAString
             | Self::InvalidParameter { .. }
             | Self::BodyIncomplete
+            | Self::MalformedHead(_)
             | Self::ClientLeft => StatusCode::BAD_REQUEST,
             Self::UnsupportedEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::BodyTimeout | Self::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::UnknownBackend(_)
             | Self::PathNotFound
             | Self::RecorderOff
@@ -236,7 +266,9 @@ impl Error {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotOffered(_) => StatusCode::NOT_IMPLEMENTED,
             Self::HostNotAllowed(_) | Self::OriginNotAllowed(_) => StatusCode::FORBIDDEN,
-            Self::QueueFull { .. } | Self::ControlUnreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::QueueFull { .. }
+            | Self::TooManyConnections { .. }
+            | Self::ControlUnreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Refused(refusal) => {
                 StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
             }
@@ -255,7 +287,9 @@ impl Error {
     /// Seconds after which the client may try again with success.
     pub fn retry_after(&self) -> Option<u32> {
         match self {
-            Self::QueueFull { .. } | Self::ControlUnreachable(_) => Some(1),
+            Self::QueueFull { .. }
+            | Self::TooManyConnections { .. }
+            | Self::ControlUnreachable(_) => Some(1),
             Self::Refused(refusal) => refusal.retry_after,
             _ => None,
         }
@@ -324,6 +358,12 @@ impl Error {
             Self::BodyTooLarge { .. } => "the limit is set by `MODEL_RUNNER_BODY_LIMIT`",
             Self::RequestNotFound(_) => {
                 "it has ended, or never was; `X-Request-Id` of an answer is its ID"
+            }
+            Self::BodyTimeout => "the limit is set by `MODEL_RUNNER_BODY_TIMEOUT`",
+            Self::HeadTimeout => "the limit is set by `MODEL_RUNNER_HEADER_TIMEOUT`",
+            Self::HeadTooLarge { .. } => "the limit is set by `MODEL_RUNNER_HEAD_LIMIT`",
+            Self::TooManyConnections { .. } => {
+                "try again; the limit is set by `MODEL_RUNNER_MAX_CONNECTIONS`"
             }
             Self::UnknownBackend(_) => "leave the backend out of the path, or use `llama.cpp`",
             Self::NotOffered(absence) => absence.instead,

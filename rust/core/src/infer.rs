@@ -8,10 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap};
 use http::{HeaderName, HeaderValue, Request, Response, request};
-use http_body::Body as _;
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::time::timeout;
 
 use crate::assemble::{self, Shape};
 use crate::control;
@@ -19,6 +16,7 @@ use crate::decode;
 use crate::endpoint::{Content, Takes, Target};
 use crate::engine::{self, Call, Failed};
 use crate::error::Error;
+use crate::intake;
 use crate::media;
 use crate::multipart;
 use crate::peek::{self, PeekError};
@@ -104,7 +102,7 @@ impl Asked {
         let received = Instant::now();
         let (head, body) = request.into_parts();
         let config = &ticket.worker().shared.config;
-        let body = read_body(body, config.body_limit, config.header_timeout).await?;
+        let body = intake::read(body, config.body_limit, config.body_timeout).await?;
         let body = decode::decode(body, &head.headers, config.body_limit).await?;
         let mut asked = Self {
             ticket: Rc::clone(ticket),
@@ -262,28 +260,6 @@ impl Asked {
             }
         }
         Err(Error::EngineUnreachable("it was stopped each time it became ready".to_owned()))
-    }
-}
-
-/// The whole body, if each piece comes within `patience`.
-async fn read_body(mut body: Incoming, limit: usize, patience: Duration) -> Result<Bytes, Error> {
-    // A length that is too large is refused before the client is told to go on sending.
-    if body.size_hint().lower() > limit as u64 {
-        return Err(Error::BodyTooLarge { limit });
-    }
-    let mut pieces: Vec<Bytes> = Vec::new();
-    let mut length = 0;
-    while let Some(frame) = timeout(patience, body.frame()).await.map_err(|_| Error::BodyTimeout)? {
-        let Ok(piece) = frame.map_err(|_| Error::BodyIncomplete)?.into_data() else { continue };
-        length += piece.len();
-        if length > limit {
-            return Err(Error::BodyTooLarge { limit });
-        }
-        pieces.push(piece);
-    }
-    match pieces.as_mut_slice() {
-        [only] => Ok(std::mem::take(only)),
-        pieces => Ok(Bytes::from(pieces.concat())),
     }
 }
 

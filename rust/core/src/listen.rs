@@ -12,9 +12,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 const BACKLOG: i32 = 4096;
 
 /// What one thread accepts from.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Listeners {
     pub(crate) tcp: Option<TcpListener>,
+    pub(crate) tls: Option<TcpListener>,
     pub(crate) unix: Option<UnixListener>,
 }
 

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 
 use crate::account::{Entry, Operation, Outcome};
 use crate::error::Error;
+use crate::intake::Inflow;
 use crate::observe::Observer;
 use crate::recorder::{Capture, Page};
 use crate::routes::Lease;
@@ -104,14 +105,14 @@ impl Body for Answer {
 #[derive(Debug)]
 pub(crate) struct Forward {
     incoming: Incoming,
-    connection: ControlConnection<Incoming>,
+    connection: ControlConnection<Inflow>,
     ticket: Rc<Ticket>,
 }
 
 impl Forward {
     pub(crate) fn new(
         incoming: Incoming,
-        connection: ControlConnection<Incoming>,
+        connection: ControlConnection<Inflow>,
         ticket: Rc<Ticket>,
     ) -> Self {
         Self { incoming, connection, ticket }

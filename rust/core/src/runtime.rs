@@ -19,6 +19,7 @@ use crate::routes::{Route, Routes};
 use crate::server::{self, Order, Told};
 use crate::snapshot::Snapshot;
 use crate::ticket::Cancels;
+use crate::tls::{Keeper, OpenError, Tls};
 use crate::worker::{Shared, Worker};
 
 /// The data plane could not be started.
@@ -27,6 +28,9 @@ pub enum StartError {
     /// The configuration makes no sense.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// There is no TLS without a certificate.
+    #[error(transparent)]
+    Tls(#[from] OpenError),
     /// A listener could not be bound, or a thread not started.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -45,6 +49,7 @@ pub struct Threads {
     handles: Vec<JoinHandle<io::Result<bool>>>,
     orders: watch::Sender<Order>,
     socket_file: Option<SocketFile>,
+    _certificates: Option<Keeper>,
 }
 
 impl DataPlane {
@@ -55,6 +60,8 @@ impl DataPlane {
     pub fn start(config: Config) -> Result<(Self, Threads), StartError> {
         config.validate()?;
         let threads = config.threads;
+        let (tls, keeper) =
+            config.tls.as_ref().map(|tls| Tls::open(&tls.identity)).transpose()?.unzip();
         let bound = bind(&config)?;
         let (cancels, cancelling): (Vec<_>, Vec<Cancels>) =
             (0..threads).map(|_| mpsc::unbounded_channel()).unzip();
@@ -63,6 +70,7 @@ impl DataPlane {
             server: Arc::new(Server::new(threads)),
             admission: Admission::new(&config.origins),
             recorder: config.recording.map(|recording| Arc::new(Recorder::new(recording))),
+            tls,
             loopback: bound.loopback,
             cancels: cancels.into(),
             config,
@@ -76,13 +84,19 @@ impl DataPlane {
             let thread = std::thread::Builder::new().name(format!("data-plane-{index}"));
             handles.push(thread.spawn(move || run_thread(index, shared, listeners, told))?);
         }
-        let threads = Threads { handles, orders, socket_file: bound.socket_file };
+        let threads =
+            Threads { handles, orders, socket_file: bound.socket_file, _certificates: keeper };
         Ok((Self { shared, addresses: bound.addresses.into() }, threads))
     }
 
-    /// Where it listens: `http://127.0.0.1:12434`, `unix:///run/x.sock`.
+    /// Where it listens: `http://127.0.0.1:12434`, `https://127.0.0.1:12444`, `unix:///run/x.sock`.
     pub fn addresses(&self) -> &[String] {
         &self.addresses
+    }
+
+    /// Why the certificate that is on disk now is not used; the one before still is.
+    pub fn certificate_problem(&self) -> Option<String> {
+        self.shared.tls.as_ref().and_then(Tls::problem)
     }
 
     /// Replace the whole route table.
@@ -132,14 +146,21 @@ struct Bound {
 fn bind(config: &Config) -> io::Result<Bound> {
     let mut addresses = Vec::new();
     let mut loopback = false;
-    let mut listeners: Vec<Listeners> =
-        (0..config.threads).map(|_| Listeners { tcp: None, unix: None }).collect();
+    let mut listeners: Vec<Listeners> = (0..config.threads).map(|_| Listeners::default()).collect();
     if let Some(port) = config.port {
         let (address, bound) = listen::bind_tcp(&config.host, port, config.threads)?;
         addresses.push(format!("http://{address}"));
         loopback = address.ip().is_loopback();
         for (one, listener) in listeners.iter_mut().zip(bound) {
             one.tcp = Some(listener);
+        }
+    }
+    if let Some(tls) = &config.tls {
+        let (address, bound) = listen::bind_tcp(&config.host, tls.port, config.threads)?;
+        addresses.push(format!("https://{address}"));
+        loopback = address.ip().is_loopback();
+        for (one, listener) in listeners.iter_mut().zip(bound) {
+            one.tls = Some(listener);
         }
     }
     let mut socket_file = None;

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::recorder::Recorder;
 use crate::routes::Routes;
 use crate::ticket::{Cancel, Tickets};
+use crate::tls::Tls;
 use crate::upstream::Pool;
 
 /// Where a connection came in.
@@ -30,7 +31,8 @@ pub(crate) struct Shared {
     pub(crate) admission: Admission,
     /// `None` if nothing is recorded.
     pub(crate) recorder: Option<Arc<Recorder>>,
-    /// The TCP listener can be reached from this machine only.
+    pub(crate) tls: Option<Tls>,
+    /// The TCP listeners can be reached from this machine only.
     pub(crate) loopback: bool,
     /// Orders to each thread to cancel a request.
     pub(crate) cancels: Box<[UnboundedSender<Cancel>]>,

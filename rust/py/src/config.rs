@@ -3,17 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use model_runner_core::config::{Recording, Redaction};
+use model_runner_core::config::{Identity, Recording, Redaction, TlsConfig};
 use model_runner_core::endpoint::Mode;
 use model_runner_core::{Config as CoreConfig, Route as CoreRoute};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-
-/// As nginx has it: clients that keep idle connections expect them to last about a minute.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
-
-/// A client that takes nothing of its answer for longer is dropped, for it holds a slot of the engine.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the data plane is started with.
 #[pyclass(frozen, module = "model_runner._core")]
@@ -22,7 +16,10 @@ pub(crate) struct Config(pub(crate) CoreConfig);
 #[pymethods]
 impl Config {
     #[new]
-    #[pyo3(signature = (*, control_socket, host, port, socket, threads, backends, body_limit, queue_limit, heartbeat, origins, record_count, record_bytes, record_redaction))]
+    #[pyo3(signature = (*, control_socket, host, port, socket, threads, backends, body_limit, queue_limit, heartbeat, origins,
+        record_count, record_bytes, record_redaction,
+        head_limit, max_connections, idle_timeout, header_timeout, body_timeout, write_timeout,
+        tls_port, tls_certificate, tls_key, tls_directory, tls_names))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one Python constructor")]
     fn new(
         control_socket: PathBuf,
@@ -38,13 +35,32 @@ impl Config {
         record_count: usize,
         record_bytes: usize,
         record_redaction: &str,
+        head_limit: usize,
+        max_connections: u64,
+        idle_timeout: f64,
+        header_timeout: f64,
+        body_timeout: f64,
+        write_timeout: f64,
+        tls_port: Option<u16>,
+        tls_certificate: Option<PathBuf>,
+        tls_key: Option<PathBuf>,
+        tls_directory: Option<PathBuf>,
+        tls_names: Vec<String>,
     ) -> PyResult<Self> {
         let redaction = Redaction::from_name(record_redaction).ok_or_else(|| {
             PyValueError::new_err(format!("`{record_redaction}` is not a redaction"))
         })?;
         let recording = Recording { count: record_count, bytes: record_bytes, redaction };
-        let heartbeat = Duration::try_from_secs_f64(heartbeat)
-            .map_err(|error| PyValueError::new_err(format!("`heartbeat`: {error}")))?;
+        let identity = match (tls_certificate, tls_key, tls_directory) {
+            (Some(certificate), Some(key), _) => Some(Identity::Given { certificate, key }),
+            (_, _, Some(directory)) => Some(Identity::SelfMade { directory, names: tls_names }),
+            _ => None,
+        };
+        let tls = match (tls_port, identity) {
+            (Some(port), Some(identity)) => Some(TlsConfig { port, identity }),
+            (Some(_), None) => return Err(PyValueError::new_err("TLS needs a certificate")),
+            (None, _) => None,
+        };
         let config = CoreConfig {
             control_socket,
             host,
@@ -54,15 +70,24 @@ impl Config {
             backends,
             body_limit,
             queue_limit,
-            header_timeout: HEADER_TIMEOUT,
-            write_timeout: WRITE_TIMEOUT,
-            heartbeat: Some(heartbeat).filter(|beat| !beat.is_zero()),
+            heartbeat: Some(seconds(heartbeat)?).filter(|beat| !beat.is_zero()),
+            head_limit,
+            max_connections,
+            idle_timeout: seconds(idle_timeout)?,
+            header_timeout: seconds(header_timeout)?,
+            body_timeout: seconds(body_timeout)?,
+            write_timeout: seconds(write_timeout)?,
+            tls,
             origins,
             recording: Some(recording).filter(|recording| recording.count > 0),
         };
         config.validate().map_err(|error| PyValueError::new_err(error.to_string()))?;
         Ok(Self(config))
     }
+}
+
+fn seconds(seconds: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
 /// A ready runner, and the names under which requests reach it.

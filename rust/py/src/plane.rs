@@ -26,6 +26,7 @@ impl DataPlane {
         let (plane, threads) =
             py.detach(|| CorePlane::start(config)).map_err(|error| match error {
                 StartError::Config(error) => PyValueError::new_err(error.to_string()),
+                StartError::Tls(error) => PyValueError::new_err(error.to_string()),
                 // With its number, Python raises the subclass that fits, PermissionError for one.
                 StartError::Io(error) => match error.raw_os_error() {
                     Some(number) => PyOSError::new_err((number, error.to_string())),
@@ -38,6 +39,11 @@ impl DataPlane {
     #[getter]
     fn addresses(&self) -> Vec<String> {
         self.plane.addresses().to_vec()
+    }
+
+    #[getter]
+    fn certificate_problem(&self) -> Option<String> {
+        self.plane.certificate_problem()
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "PyO3 extracts a sequence by value")]

@@ -176,7 +176,7 @@ fn an_unknown_backend_is_refused() {
 
 #[test]
 fn a_body_that_stops_coming_is_given_up() {
-    let rig = Rig::with(|config| config.header_timeout = Duration::from_millis(100));
+    let rig = Rig::with(|config| config.body_timeout = Duration::from_millis(100));
     for begun in ["Content-Length: 100\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"] {
         let mut client = rig.client();
         client.send(format!("POST {CHAT} HTTP/1.1\r\nHost: localhost\r\n{begun}"));

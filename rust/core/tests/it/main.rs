@@ -27,6 +27,10 @@ mod harness;
 #[cfg(test)]
 mod heartbeats;
 #[cfg(test)]
+mod http2;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod management;
 #[cfg(test)]
 mod media;
@@ -48,5 +52,7 @@ mod stop;
 mod streams;
 #[cfg(test)]
 mod times;
+#[cfg(test)]
+mod tls;
 #[cfg(test)]
 mod whole;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::harness::client::{CHAT, chat_with, request};
 use crate::harness::engine::{DONE, EVENT, RECORDED_ANSWER, parts};
-use crate::harness::{DEADLINE, Piece, Rig, Wire, chat, wait_until};
+use crate::harness::{Piece, Rig, Wire, chat};
 
 fn old_request(fields: &str) -> String {
     let body = chat(true);
@@ -74,21 +74,9 @@ fn a_client_that_asks_to_close_gets_its_answer_first() {
 }
 
 #[test]
-fn a_head_that_does_not_come_is_not_waited_for() {
-    let rig = Rig::with(|config| config.header_timeout = Duration::from_millis(100));
-    for begun in ["", "POST /v1/chat/comple", "GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "] {
-        let mut client = rig.client();
-        client.send(begun);
-        client.rest();
-    }
-    wait_until("they are closed", || rig.plane.snapshot().open_connections == 0);
-    assert!(rig.control.try_accept().is_none());
-}
-
-#[test]
 fn a_stream_is_not_held_to_the_time_for_heads() {
     let timeout = Duration::from_millis(100);
-    let rig = Rig::with(|config| config.header_timeout = timeout);
+    let rig = Rig::with(|config| (config.header_timeout, config.idle_timeout) = (timeout, timeout));
     let engine = rig.engine("first");
     rig.publish(&[&engine]);
     let mut client = rig.asking(true);
@@ -110,8 +98,8 @@ fn what_is_not_http_is_refused() {
         let mut client = rig.client();
         client.send(garbage);
         client.finish_sending();
-        let answer = String::from_utf8_lossy(&client.rest()).into_owned();
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert_eq!(client.message().refusal(), (400, "malformed_head".to_owned()));
+        client.assert_ended();
     }
     let mut client = rig.client();
     client.ping();
@@ -129,20 +117,9 @@ fn two_lengths_are_refused() {
     ] {
         let mut client = rig.client();
         client.send(format!("POST {CHAT} HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n{body}"));
-        assert_eq!(client.head().status(), 400, "of {framing}");
+        assert_eq!(client.message().refusal().0, 400, "of {framing}");
     }
     assert!(engine.try_accept().is_none());
-}
-
-#[test]
-fn a_head_that_is_too_large_is_refused() {
-    let rig = Rig::new();
-    let mut client = rig.client();
-    let _ = client.try_send(format!(
-        "GET / HTTP/1.1\r\nHost: localhost\r\nX-Large: {}\r\n\r\n",
-        "x".repeat(200_000)
-    ));
-    assert_eq!(client.head().status(), 431);
 }
 
 #[test]
@@ -194,21 +171,9 @@ fn a_burst_of_clients_is_served_by_all_threads() {
 #[test]
 fn a_socket_that_is_in_use_is_not_taken_over() {
     let rig = Rig::new();
-    let mut config = model_runner_core::Config {
-        control_socket: rig.socket().with_extension("none"),
-        host: "127.0.0.1".to_owned(),
-        port: None,
-        socket: Some(rig.socket().to_owned()),
-        threads: 1,
-        backends: Vec::new(),
-        body_limit: 1,
-        queue_limit: 1,
-        header_timeout: DEADLINE,
-        write_timeout: DEADLINE,
-        heartbeat: None,
-        origins: Vec::new(),
-        recording: None,
-    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut config = Rig::config(directory.path());
+    (config.port, config.socket) = (None, Some(rig.socket().to_owned()));
     let kind = |config| match model_runner_core::DataPlane::start(config) {
         Err(model_runner_core::runtime::StartError::Io(error)) => Some(error.kind()),
         _ => None,

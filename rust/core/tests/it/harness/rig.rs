@@ -42,27 +42,36 @@ impl Rig {
 
     pub(crate) fn with(change: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut config = Self::config(directory.path());
+        let control = Control::new(&config.control_socket);
         let socket = directory.path().join("public.sock");
-        let control_socket = directory.path().join("control.sock");
-        let control = Control::new(&control_socket);
-        let mut config = Config {
-            control_socket,
+        change(&mut config);
+        let (plane, threads) = DataPlane::start(config).expect("the data plane starts");
+        Self { plane, control, threads: Some(threads), directory, socket }
+    }
+
+    /// What a rig is made with, its sockets in a directory.
+    pub(crate) fn config(directory: &Path) -> Config {
+        Config {
+            control_socket: directory.join("control.sock"),
             host: "127.0.0.1".to_owned(),
             port: Some(0),
-            socket: Some(socket.clone()),
+            socket: Some(directory.join("public.sock")),
             threads: 1,
             backends: vec!["llama.cpp".to_owned()],
             body_limit: BODY_LIMIT,
             queue_limit: QUEUE_LIMIT,
+            head_limit: 64 * 1024,
+            max_connections: 1000,
+            idle_timeout: DEADLINE,
             header_timeout: DEADLINE,
+            body_timeout: DEADLINE,
             write_timeout: DEADLINE,
             heartbeat: None,
             recording: Some(RECORDING),
+            tls: None,
             origins: Vec::new(),
-        };
-        change(&mut config);
-        let (plane, threads) = DataPlane::start(config).expect("the data plane starts");
-        Self { plane, control, threads: Some(threads), directory, socket }
+        }
     }
 
     /// A rig with one published engine.

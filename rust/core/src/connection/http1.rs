@@ -1,0 +1,115 @@
+//! HTTP/1.1, and finding out that it is HTTP/2.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::{sleep, timeout};
+
+use super::phase::{Phase, Phased, PhasedAnswer, Phases};
+use super::{Drain, Site, refusal};
+use crate::error::Error;
+use crate::handler;
+
+/// hyper's default of 408 KiB a connection is far more than a request head needs; bodies pass through in pieces.
+const BUFFER: usize = 64 * 1024;
+
+/// What every HTTP/2 connection begins with, made so that HTTP/1 takes it for a request of an unknown version.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How it ended.
+enum End {
+    /// The connection did.
+    Itself(hyper::Result<()>),
+    /// A phase lasted for too long.
+    Late(Phase),
+}
+
+/// Serve a connection to its end; or give it back, with what was read of it, if its client speaks HTTP/2.
+pub(super) async fn serve<S>(site: &Site, stream: S) -> Option<(S, Bytes)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let config = &site.worker.shared.config;
+    let phases = Rc::new(Phases::default());
+    let service = {
+        let (worker, door, phases) = (Rc::clone(&site.worker), site.door, Rc::clone(&phases));
+        service_fn(move |request| {
+            phases.enter(Phase::Busy);
+            let (worker, phases) = (Rc::clone(&worker), Rc::clone(&phases));
+            async move {
+                let response = handler::handle(worker, door, request).await;
+                Ok::<_, Infallible>(response.map(|answer| PhasedAnswer { answer, phases }))
+            }
+        })
+    };
+    let mut connection = http1::Builder::new()
+        .header_read_timeout(None)
+        .max_header_size(config.head_limit)
+        .max_buf_size(BUFFER.max(config.head_limit))
+        .serve_connection(TokioIo::new(Phased::new(stream, Rc::clone(&phases))), service);
+    let mut alarm = pin!(sleep(config.idle_timeout));
+    let mut notified = pin!(site.draining.notified());
+    let mut drain = Drain::new(site, notified.as_mut());
+    let end = poll_fn(|context| {
+        if drain.is_due(context) {
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        if let Poll::Ready(end) = Pin::new(&mut connection).poll(context) {
+            return Poll::Ready(End::Itself(end));
+        }
+        phases.poll_late(config, alarm.as_mut(), context).map(End::Late)
+    })
+    .await;
+    let parts = {
+        // What is dropped here is booked here.
+        let giving_up = site.worker.giving_up();
+        giving_up.set(matches!(&end, End::Itself(Err(error)) if is_stall(error)));
+        connection.into_parts()
+    };
+    let mut stream = parts.io.into_inner().into_inner();
+    let problem = match end {
+        End::Itself(Err(error)) if error.is_parse() && begins_http2(&parts.read_buf) => {
+            return Some((stream, parts.read_buf));
+        }
+        End::Itself(Err(error)) if phases.silenced() => of_head(&error, config.head_limit),
+        // A connection that fails has no one left to tell.
+        End::Itself(_) => return None,
+        End::Late(Phase::Head) => Error::HeadTimeout,
+        End::Late(_) => {
+            let _ = timeout(config.write_timeout, stream.shutdown()).await;
+            return None;
+        }
+    };
+    site.worker.counters.refuse(&problem);
+    refusal::send(stream, &problem).await;
+    None
+}
+
+/// Whether these are the first bytes of HTTP/2. All may not be there yet: hyper gives up at the version.
+fn begins_http2(read: &[u8]) -> bool {
+    read.starts_with(PREFACE) || (!read.is_empty() && PREFACE.starts_with(read))
+}
+
+/// Whether a connection failed because its client took nothing for too long.
+fn is_stall(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    let source = source.and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+}
+
+fn of_head(error: &hyper::Error, limit: usize) -> Error {
+    if error.is_parse_too_large() {
+        Error::HeadTooLarge { limit }
+    } else {
+        Error::MalformedHead(error.to_string().trim_end_matches(" parsed").to_owned())
+    }
+}
