@@ -44,6 +44,23 @@ def ask(text):
 
 
 @pytest.mark.parametrize(
+    ("variables", "url"),
+    [
+        ({"MODEL_RUNNER_TLS": "true"}, "https://127.0.0.1:12444"),
+        ({"MODEL_RUNNER_TLS": "true", "MODEL_RUNNER_HOST": "host"}, "https://host:12444"),
+        ({"MODEL_RUNNER_TLS": "true", "MODEL_RUNNER_HOST": "host:8"}, "https://host:8"),
+        ({"MODEL_RUNNER_TLS": "1", "MODEL_RUNNER_HOST": "http://host:8"}, "http://host:8"),
+        ({"MODEL_RUNNER_TLS": "no", "MODEL_RUNNER_HOST": "host"}, "http://host:12434"),
+    ],
+)
+def test_an_address_without_a_protocol_is_https_if_tls_is_asked_for(monkeypatch, variables, url):
+    monkeypatch.delenv("MODEL_RUNNER_HOST", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert Address.from_environment().url == url
+
+
+@pytest.mark.parametrize(
     ("given", "url", "path"),
     [
         ("http://127.0.0.1:12434", "http://127.0.0.1:12434", None),
