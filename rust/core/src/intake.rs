@@ -129,11 +129,13 @@ pub(crate) async fn read(
     patience: Duration,
 ) -> Result<Bytes, Error> {
     // A length that is too large is refused before the client is told to go on sending.
-    if incoming.size_hint().lower() > limit as u64 {
+    let announced = incoming.size_hint().lower();
+    if announced > limit as u64 {
         return Err(Error::BodyTooLarge { limit });
     }
     let mut body = Inflow::new(incoming, patience);
-    let mut pieces: Vec<Bytes> = Vec::new();
+    let mut only = Bytes::new();
+    let mut whole = Vec::new();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|missing| match missing {
@@ -145,12 +147,18 @@ pub(crate) async fn read(
         if length > limit {
             return Err(Error::BodyTooLarge { limit });
         }
-        pieces.push(piece);
+        if length == piece.len() {
+            only = piece;
+            continue;
+        }
+        if whole.is_empty() {
+            // Room for all of it at once: a long prompt is copied once.
+            whole.reserve_exact(usize::try_from(announced).unwrap_or(limit).max(length));
+            whole.extend_from_slice(&std::mem::take(&mut only));
+        }
+        whole.extend_from_slice(&piece);
     }
-    match pieces.as_mut_slice() {
-        [only] => Ok(std::mem::take(only)),
-        pieces => Ok(Bytes::from(pieces.concat())),
-    }
+    Ok(if whole.is_empty() { only } else { whole.into() })
 }
 
 #[cfg(test)]
