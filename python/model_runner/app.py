@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from model_runner import __version__, engines, names
+from model_runner import __version__, allocator, engines, names
 from model_runner.api import Services, create_app
 from model_runner.api.server import ControlServer
 from model_runner.config import DEFAULT_HOST, DEFAULT_PORT
@@ -153,6 +153,9 @@ async def run(
             runtime_dir=base.runtime_dir,
         )
         parts.push_async_callback(scheduler.stop)
+        await parts.enter_async_context(
+            allocator.after_bursts(lambda: plane.snapshot().open_connections)
+        )
         stopping.abandon = lambda: abandon(scheduler, base.runtime_dir)
         await scheduler.start()
         await base.server.start(create_app(offer(settings, base, scheduler, plane)))

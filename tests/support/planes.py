@@ -45,6 +45,7 @@ class Totals:
 class Snapshot:
     runners: list[Activity]
     models: list[Totals]
+    open_connections: int = 0
 
 
 class RecordingPlane:

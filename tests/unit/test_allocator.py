@@ -1,0 +1,57 @@
+"""Memory that goes back to the system after a burst."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+from pathlib import Path
+
+import pytest
+
+from model_runner import allocator
+from support.server import wait_until
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_a_burst_is_over_when_most_of_its_connections_have_ended():
+    tide = allocator.Tide()
+    seen = [tide.has_gone_out(open_now) for open_now in (10, 1000, 900, 501, 500, 499, 10, 5, 0)]
+    # At half, and once more when little is left; never for a few.
+    assert seen == [False, False, False, False, True, False, True, False, False]
+
+
+def test_a_few_connections_are_no_burst():
+    tide = allocator.Tide()
+    assert not any(tide.has_gone_out(open_now) for open_now in (0, 63, 0, 63, 1))
+
+
+@pytest.mark.skipif(allocator.trim() is None, reason="this C library has no malloc_trim")
+def test_freed_memory_goes_back(monkeypatch):
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes = libc.free.argtypes = None
+    monkeypatch.setattr(allocator, "_LOOK_SECONDS", 0.001)
+    before = resident_bytes()
+    blocks = [libc.malloc(ctypes.c_size_t(4000)) for _ in range(10_000)]
+    for block in blocks:
+        ctypes.memset(block, 1, 4000)
+    # The last one stays, so that nothing returns by itself.
+    for block in blocks[:-1]:
+        libc.free(ctypes.c_void_p(block))
+    held = resident_bytes()
+    assert held - before > 30e6
+    counts = iter([1000])
+
+    async def burst():
+        async with allocator.after_bursts(lambda: next(counts, 0)):
+            await asyncio.to_thread(
+                wait_until, lambda: resident_bytes() < held - 30e6, "what was freed to go back"
+            )
+
+    try:
+        asyncio.run(burst())
+    finally:
+        libc.free(ctypes.c_void_p(blocks[-1]))
