@@ -18,15 +18,15 @@ use crate::infer;
 use crate::recorder;
 use crate::relay::{Answer, Forward};
 use crate::ticket::{self, REQUEST_ID, Ticket};
-use crate::worker::{Door, Worker};
+use crate::worker::Door;
 
 /// Answer one request, whatever it is.
 pub(crate) async fn handle(
-    worker: Rc<Worker>,
+    ticket: Rc<Ticket>,
     door: Door,
     request: Request<Incoming>,
 ) -> Response<Answer> {
-    let ticket = Ticket::open(&worker, request.headers());
+    let worker = ticket.worker();
     let loopback = worker.shared.loopback && door == Door::Tcp;
     let mut response = match worker.shared.admission.admit(&request, loopback) {
         Ok(Admitted::Plain) => answer(&ticket, request).await,

@@ -132,6 +132,22 @@ impl Drop for Ticket {
     }
 }
 
+/// The request that a connection, or a stream of one, is at.
+#[derive(Debug, Default)]
+pub(crate) struct Present(RefCell<Weak<Ticket>>);
+
+impl Present {
+    pub(crate) fn is(&self, ticket: &Rc<Ticket>) {
+        self.0.replace(Rc::downgrade(ticket));
+    }
+
+    /// Whether it was cancelled, and yet goes on. Asked after its task has done what it can: then nobody can tell the client, for
+    /// it takes nothing.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.0.borrow().upgrade().is_some_and(|ticket| ticket.is_cancelled())
+    }
+}
+
 /// Whether an ID may go into headers, paths, logs and records as it is.
 fn is_sane(id: &[u8]) -> bool {
     (1..=LONGEST_ID).contains(&id.len())

@@ -8,6 +8,8 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::Bytes;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -18,6 +20,7 @@ use super::phase::{Phase, Phased, PhasedAnswer, Phases};
 use super::{Drain, Site, refusal};
 use crate::error::Error;
 use crate::handler;
+use crate::ticket::{Present, Ticket};
 
 /// hyper's default of 408 KiB a connection is far more than a request head needs; bodies pass through in pieces.
 const BUFFER: usize = 64 * 1024;
@@ -31,6 +34,8 @@ enum End {
     Itself(hyper::Result<()>),
     /// A phase lasted for too long.
     Late(Phase),
+    /// Its request was cancelled, and the client takes nothing, not even that.
+    Cancelled,
 }
 
 /// Serve a connection to its end; or give it back, with what was read of it, if its client speaks HTTP/2.
@@ -40,13 +45,17 @@ where
 {
     let config = &site.worker.shared.config;
     let phases = Rc::new(Phases::default());
+    let present = Rc::new(Present::default());
     let service = {
         let (worker, door, phases) = (Rc::clone(&site.worker), site.door, Rc::clone(&phases));
-        service_fn(move |request| {
+        let present = Rc::clone(&present);
+        service_fn(move |request: Request<Incoming>| {
             phases.enter(Phase::Busy);
-            let (worker, phases) = (Rc::clone(&worker), Rc::clone(&phases));
+            let ticket = Ticket::open(&worker, request.headers());
+            present.is(&ticket);
+            let phases = Rc::clone(&phases);
             async move {
-                let response = handler::handle(worker, door, request).await;
+                let response = handler::handle(ticket, door, request).await;
                 Ok::<_, Infallible>(response.map(|answer| PhasedAnswer { answer, phases }))
             }
         })
@@ -66,6 +75,9 @@ where
         if let Poll::Ready(end) = Pin::new(&mut connection).poll(context) {
             return Poll::Ready(End::Itself(end));
         }
+        if present.is_stuck() {
+            return Poll::Ready(End::Cancelled);
+        }
         phases.poll_late(config, alarm.as_mut(), context).map(End::Late)
     })
     .await;
@@ -82,7 +94,7 @@ where
         }
         End::Itself(Err(error)) if phases.silenced() => of_head(&error, config.head_limit),
         // A connection that fails has no one left to tell.
-        End::Itself(_) => return None,
+        End::Itself(_) | End::Cancelled => return None,
         End::Late(Phase::Head) => Error::HeadTimeout,
         End::Late(_) => {
             let _ = timeout(config.write_timeout, stream.shutdown()).await;

@@ -25,6 +25,7 @@ use super::rewind::Rewind;
 use super::{Drain, Site};
 use crate::handler;
 use crate::relay::Answer;
+use crate::ticket::{Present, Ticket};
 use crate::worker::Worker;
 /// Requests that one client may have under way on one connection.
 const STREAMS: u32 = 256;
@@ -47,11 +48,11 @@ where
     let service = {
         let (worker, door, streams) = (Rc::clone(&site.worker), site.door, Rc::clone(&streams));
         service_fn(move |request: Request<Incoming>| {
-            let offer = streams.offer();
+            let ticket = Ticket::open(&worker, request.headers());
+            let offer = streams.offer(&ticket);
             let bodiless = request.method() == Method::HEAD;
-            let worker = Rc::clone(&worker);
             async move {
-                let response = handler::handle(worker, door, request).await;
+                let response = handler::handle(ticket, door, request).await;
                 Ok::<_, Infallible>(response.map(|answer| Offered { answer, bodiless, offer }))
             }
         })
@@ -110,8 +111,9 @@ impl Streams {
         Self { tasks, newest, worker: Rc::clone(worker), stalled: Rc::clone(stalled) }
     }
 
-    fn offer(&self) -> Rc<Offer> {
+    fn offer(&self, ticket: &Rc<Ticket>) -> Rc<Offer> {
         let offer = Rc::new(Offer::default());
+        offer.present.is(ticket);
         self.newest.replace(Some(Rc::clone(&offer)));
         offer
     }
@@ -151,6 +153,8 @@ struct Offer {
     waits: Cell<bool>,
     /// One has gone since somebody looked.
     moved: Cell<bool>,
+    /// The request that they answer.
+    present: Present,
 }
 
 impl Offer {
@@ -180,6 +184,9 @@ impl<F: Future<Output = ()>> Future for Stream<F> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let Some(future) = &mut self.future else { return Poll::Ready(()) };
         if future.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        if self.offer.present.is_stuck() {
             return Poll::Ready(());
         }
         if self.offer.moved.take() {

@@ -1,11 +1,16 @@
 //! Requests have an ID, and whoever knows it can cancel them, whatever they wait for.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use crate::harness::client::CHAT;
 use crate::harness::{Message, Piece, Rig, Wire, chat, wait_until};
 
 const CLIENT_CLOSED: u16 = 499;
+
+/// Far less than any limit on readers who take nothing.
+const PROMPT: Duration = Duration::from_secs(1);
 
 /// A client that has asked for a chat under an ID of its own.
 fn asking_as(rig: &Rig, id: &str, stream: bool) -> Wire {
@@ -151,8 +156,10 @@ fn a_reader_who_is_stuck_can_be_cancelled() {
     while upstream.send_some(format!("{:x}\r\n{filler}\r\n", filler.len()).as_bytes()) > 0 {
         rig.client().ping();
     }
+    let cancelled = Instant::now();
     assert_cancels(&rig, "stuck");
     upstream.assert_ended();
+    assert!(cancelled.elapsed() < PROMPT, "after {:?}", cancelled.elapsed());
     rig.assert_outcomes([0, 0, 0, 1]);
     drop(client);
     rig.assert_at_rest();

@@ -362,3 +362,22 @@ fn streams_in_flight_end_within_the_grace() {
     assert_eq!(client.body(response.body_mut()), [EVENT, DONE].concat().as_bytes());
     assert!(stopped.recv_timeout(DEADLINE).expect("it stops"));
 }
+
+#[test]
+fn a_stream_without_window_can_be_cancelled() {
+    let (rig, engine) = Rig::with_engine();
+    let mut client = Client::with_window(&rig, 1000);
+    let request = Request::post(format!("http://localhost{CHAT}")).header("x-request-id", "stuck");
+    let _stuck = client.request(request.body(()).expect("a request"), chat(true));
+    let (mut upstream, _) = engine.receive();
+    upstream.send(STREAM_HEAD);
+    upstream.send_chunk([b':'; 0x2000]);
+    client.ping();
+    let cancel = "/engines/requests/stuck/cancel";
+    let answer = client.ask(Method::POST, cancel, String::new());
+    assert_eq!(client.head(answer).status(), 200);
+    upstream.rest();
+    rig.assert_outcomes([0, 0, 0, 1]);
+    client.ping();
+    rig.assert_at_rest();
+}
