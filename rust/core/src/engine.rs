@@ -74,7 +74,7 @@ pub(crate) async fn ask(
     let head = call.head(&runner);
     let mut unread = true;
     let mut first_failure = None;
-    if let Some(sent) = send_reused(&call, head.clone(), &account, &runner).await {
+    if let Some(sent) = send_at_once(&call, head.clone(), &account, &runner).await {
         match sent {
             Ok(answer) => return deliver(answer, &call, account).await,
             Err(error) if !error.is_silent() => return Err(failed(&error, account)),
@@ -115,7 +115,7 @@ type Answering = (Head, EngineConnection);
 
 type Sent = Result<Answering, SendError>;
 
-async fn send_reused(
+async fn send_at_once(
     call: &Call<'_>,
     head: Bytes,
     account: &Account,
@@ -123,9 +123,12 @@ async fn send_reused(
 ) -> Option<Sent> {
     let worker = &account.worker;
     let mut connection = worker.pool.take(runner)?;
+    let used = connection.is_used();
     let sent = connection.send(head, call.body.clone(), &WITHHELD).await;
     Some(sent.map(|head| {
-        worker.counters.upstream_reused();
+        if used {
+            worker.counters.upstream_reused();
+        }
         (head, connection)
     }))
 }

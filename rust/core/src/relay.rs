@@ -314,8 +314,14 @@ impl Relay {
     }
 
     fn note_first_byte(&mut self) {
-        let received = self.account.clock.received;
-        self.account.entry.first_byte.get_or_insert_with(|| received.elapsed());
+        if self.account.entry.first_byte.is_some() {
+            return;
+        }
+        self.account.entry.first_byte = Some(self.account.clock.received.elapsed());
+        if !self.poolable {
+            // This connection ends with the stream. The next one is opened while there is time.
+            self.account.worker.prepare(self.account.lease.runner());
+        }
     }
 
     /// Somebody cancelled it by its ID: a stream says so and ends, anything else is cut.
@@ -353,10 +359,12 @@ impl Relay {
             let failed = self.observer.is_stream() && self.observer.findings().error;
             self.account.outcome = if failed { Outcome::EngineError } else { Outcome::Ok };
         }
-        if let Some(connection) = self.connection.take()
-            && self.poolable
-        {
-            self.account.worker.pool.put(self.account.lease.runner(), connection);
+        let Some(connection) = self.connection.take() else { return };
+        let (worker, runner) = (&self.account.worker, self.account.lease.runner());
+        if self.poolable {
+            worker.pool.put(runner, connection);
+        } else if self.account.outcome == Outcome::Ok {
+            worker.prepare(runner);
         }
     }
 }

@@ -106,7 +106,7 @@ impl Runner {
         self.asides.close();
     }
 
-    fn is_retired(&self) -> bool {
+    pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::SeqCst)
     }
 

@@ -5,15 +5,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::spawn_local;
 
 use crate::account::{Server, ThreadCounters};
 use crate::admit::Admission;
 use crate::config::Config;
 use crate::recorder::Recorder;
-use crate::routes::Routes;
+use crate::routes::{Routes, Runner};
 use crate::ticket::{Cancel, Tickets};
 use crate::tls::Tls;
-use crate::upstream::Pool;
+use crate::upstream::{EngineConnection, Pool};
 
 /// Where a connection came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,21 @@ impl Worker {
         if let Some(recorder) = &self.shared.recorder {
             recorder.close();
         }
+    }
+
+    /// Open a connection for the runner's next request, once this thread has done what it is at.
+    pub(crate) fn prepare(self: &Rc<Self>, runner: &Arc<Runner>) {
+        let (worker, runner) = (Rc::clone(self), Arc::clone(runner));
+        spawn_local(async move {
+            if worker.draining() || runner.is_retired() || !worker.pool.lacks(&runner) {
+                return;
+            }
+            // Who cannot be reached now is asked when there is a request for it.
+            if let Ok(connection) = EngineConnection::open_now(&runner.socket) {
+                worker.counters.upstream_opened();
+                worker.pool.put(&runner, connection);
+            }
+        });
     }
 
     pub(crate) fn draining(&self) -> bool {

@@ -87,23 +87,33 @@ where
         giving_up.set(matches!(&end, End::Itself(Err(error)) if is_stall(error)));
         connection.into_parts()
     };
-    let mut stream = parts.io.into_inner().into_inner();
+    let stream = parts.io.into_inner().into_inner();
+    if matches!(&end, End::Itself(Err(error)) if error.is_parse()) && begins_http2(&parts.read_buf)
+    {
+        return Some((stream, parts.read_buf));
+    }
+    say_why(site, stream, end, &phases).await;
+    None
+}
+
+/// Tell the client why its connection ends, if it ends because of it and can be told.
+async fn say_why<S>(site: &Site, mut stream: S, end: End, phases: &Phases)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let config = &site.worker.shared.config;
     let problem = match end {
-        End::Itself(Err(error)) if error.is_parse() && begins_http2(&parts.read_buf) => {
-            return Some((stream, parts.read_buf));
-        }
         End::Itself(Err(error)) if phases.silenced() => of_head(&error, config.head_limit),
         // A connection that fails has no one left to tell.
-        End::Itself(_) | End::Cancelled => return None,
+        End::Itself(_) | End::Cancelled => return,
         End::Late(Phase::Head) => Error::HeadTimeout,
         End::Late(_) => {
             let _ = timeout(config.write_timeout, stream.shutdown()).await;
-            return None;
+            return;
         }
     };
     site.worker.counters.refuse(&problem);
     refusal::send(stream, &problem).await;
-    None
 }
 
 /// Whether these are the first bytes of HTTP/2. All may not be there yet: hyper gives up at the version.

@@ -65,6 +65,9 @@ impl Whole {
     fn answered(&mut self, outcome: Outcome, status: StatusCode, body: &[u8]) {
         self.answered = true;
         self.account.outcome = outcome;
+        if outcome == Outcome::Ok {
+            self.account.worker.prepare(self.account.lease.runner());
+        }
         if let Some(capture) = &mut self.account.capture {
             capture.answers(status, false, "");
             capture.push(body);

@@ -4,6 +4,7 @@
 //! tasks or threads.
 
 use std::io::{self, IoSlice};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -77,8 +78,16 @@ pub(crate) struct EngineConnection {
 
 impl EngineConnection {
     pub(crate) async fn open(path: &Path) -> Result<Self, SendError> {
-        let stream = socket::connect(path).await.map_err(SendError::Connect)?;
-        Ok(Self {
+        socket::connect(path).await.map(Self::new).map_err(SendError::Connect)
+    }
+
+    /// The same, if the engine takes it at once.
+    pub(crate) fn open_now(path: &Path) -> Result<Self, SendError> {
+        socket::connect_now(path).map(Self::new).map_err(SendError::Connect)
+    }
+
+    fn new(stream: UnixStream) -> Self {
+        Self {
             socket: Socket::new(stream),
             unsent: [Bytes::new(), Bytes::new()],
             unsendable: None,
@@ -87,7 +96,7 @@ impl EngineConnection {
             decoder: Decoder::new(Framing::Length(0)),
             served: 0,
             idle_since: Instant::now(),
-        })
+        }
     }
 
     /// Send a request and wait for the head of its answer, without the fields in `withheld`.
@@ -247,6 +256,11 @@ impl EngineConnection {
             && self.unsent.iter().all(Bytes::is_empty)
             && self.first.is_empty()
             && self.decoder.ended_cleanly()
+    }
+
+    /// Whether it has carried a request.
+    pub(crate) fn is_used(&self) -> bool {
+        self.served > 0
     }
 
     /// Whether a kept connection may still carry a request: not closed, not about to be.

@@ -1,6 +1,9 @@
 //! Idle engine connections of one thread, newest first.
 //!
 //! Last in, first out keeps few connections warm, so the rest ages out before the engine's own limit of 5 s.
+//!
+//! A stream costs its connection, so that the next one would begin with a new one: connecting, and the engine's accepting, are a
+//! good part of the time to the first token. So one is opened in advance when a stream has ended.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,7 +18,7 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// A connection that was used before and still works, or `None`.
+    /// A connection that is open already and still works, or `None`.
     pub(crate) fn take(&self, runner: &Runner) -> Option<EngineConnection> {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(&runner.id)?;
@@ -42,6 +45,11 @@ impl Pool {
             connection.rest();
             connections.push(connection);
         }
+    }
+
+    /// Whether the runner has no connection that the next request could use at once.
+    pub(crate) fn lacks(&self, runner: &Runner) -> bool {
+        self.idle.borrow().get(&runner.id).is_none_or(Vec::is_empty)
     }
 
     /// Close what has been idle too long. Called twice a second.

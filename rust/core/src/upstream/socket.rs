@@ -131,10 +131,9 @@ fn watch(stream: UnixStream, interest: Interest) -> io::Result<AsyncFd<UnixStrea
 
 /// Connect without blocking; waits if too many others wait to be accepted.
 pub(super) async fn connect(path: &Path) -> io::Result<UnixStream> {
-    let address = SockAddr::unix(path)?;
     let mut pause = Duration::from_millis(1);
     for _ in 1..CONNECT_TRIES {
-        match connect_now(&address) {
+        match connect_now(path) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_millis(250));
@@ -142,10 +141,11 @@ pub(super) async fn connect(path: &Path) -> io::Result<UnixStream> {
             other => return other,
         }
     }
-    connect_now(&address)
+    connect_now(path)
 }
 
-fn connect_now(address: &SockAddr) -> io::Result<UnixStream> {
+/// Connect without blocking or waiting.
+pub(super) fn connect_now(path: &Path) -> io::Result<UnixStream> {
     // One system call instead of three, where the system can.
     #[cfg(target_os = "linux")]
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
@@ -155,6 +155,6 @@ fn connect_now(address: &SockAddr) -> io::Result<UnixStream> {
         socket.set_nonblocking(true)?;
         socket
     };
-    socket.connect(address)?;
+    socket.connect(&SockAddr::unix(path)?)?;
     Ok(socket.into())
 }

@@ -1,11 +1,14 @@
 //! An engine that does what the test says, byte for byte as llama-server does it.
 
+use std::cell::RefCell;
 use std::io::ErrorKind;
+use std::mem::MaybeUninit;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use model_runner_core::Route;
 use model_runner_core::endpoint::Mode;
+use socket2::SockRef;
 
 use super::{MODEL, MODEL_ID, Message, Wire, wait_for};
 
@@ -40,6 +43,8 @@ pub(crate) struct Engine {
     mode: Mode,
     path: PathBuf,
     listener: UnixListener,
+    /// Connections on which nothing has come yet: some are opened in advance.
+    silent: RefCell<Vec<UnixStream>>,
 }
 
 impl Engine {
@@ -47,7 +52,14 @@ impl Engine {
         let path = directory.join(format!("{id}.sock"));
         let listener = UnixListener::bind(&path).expect("a socket in a fresh directory");
         listener.set_nonblocking(true).expect("a listener need not block");
-        Self { id: id.to_owned(), slots: 4, mode: Mode::Completion, path, listener }
+        Self {
+            id: id.to_owned(),
+            slots: 4,
+            mode: Mode::Completion,
+            path,
+            listener,
+            silent: RefCell::default(),
+        }
     }
 
     pub(crate) fn with_slots(self, slots: usize) -> Self {
@@ -73,16 +85,33 @@ impl Engine {
         }
     }
 
-    /// The next connection, if one waits already.
+    /// The next connection with something to read, if there is one already.
     pub(crate) fn try_accept(&self) -> Option<Wire> {
-        match self.listener.accept() {
-            Ok((stream, _)) => Some(Wire::new(stream)),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
-            Err(error) => panic!("cannot accept: {error}"),
+        let mut silent = self.silent.borrow_mut();
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => silent.push(stream),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("cannot accept: {error}"),
+            }
         }
+        let speaks = |stream: &UnixStream| {
+            stream.set_nonblocking(true).expect("a connection need not block");
+            let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+            stream.set_nonblocking(false).expect("a connection may block");
+            matches!(peeked, Ok(1))
+        };
+        let position = silent.iter().position(speaks)?;
+        Some(Wire::new(silent.remove(position)))
     }
 
-    /// The next connection.
+    /// Close the connections on which nothing has come.
+    pub(crate) fn close_silent(&self) {
+        assert!(self.try_accept().is_none(), "something has come");
+        self.silent.borrow_mut().clear();
+    }
+
+    /// The next connection with something to read.
     pub(crate) fn accept(&self) -> Wire {
         wait_for("a connection to the engine", || self.try_accept())
     }
@@ -96,7 +125,7 @@ impl Engine {
 
     /// From now on only one connection may wait to be accepted.
     pub(crate) fn shrink_backlog(&self) {
-        socket2::SockRef::from(&self.listener).listen(0).expect("it listens already");
+        SockRef::from(&self.listener).listen(0).expect("it listens already");
     }
 
     /// Connect to it as somebody else.
