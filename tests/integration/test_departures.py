@@ -88,6 +88,7 @@ def test_leaving_the_queue_gives_the_place_to_the_next(narrow):
     [
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
         ("/v1/completions", {"prompt": "Hi"}),
+        ("/v1/completions", {"prompt": "Hi", "stop": ["x"]}),
     ],
 )
 def test_leaving_a_whole_answer_frees_the_slot_while_another_generates(models, path, asked):

@@ -13,7 +13,7 @@ mod request;
 pub(crate) mod tests;
 
 use choice::Choice;
-pub(crate) use request::as_stream;
+pub(crate) use request::{AsStream, as_stream};
 
 /// Which of OpenAI's two answers it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,8 @@ type Raw = (Box<[u8]>, Box<[u8]>);
 #[derive(Debug)]
 pub(crate) struct Assembler {
     shape: Shape,
+    /// Each event says how many tokens there are.
+    counted: bool,
     choices: Vec<Choice>,
     /// Where the last event with a choice belongs, and the counts in an event without one too.
     latest: u64,
@@ -76,6 +78,8 @@ pub(crate) enum Assembled {
         /// The event's data.
         body: Vec<u8>,
     },
+    /// The stream ended well, but the engine has withheld tokens at its end: they are in its own whole answer only.
+    Withheld,
     /// The stream ended early, or something in it could not be read.
     Cut,
 }
@@ -84,6 +88,7 @@ impl Assembler {
     pub(crate) fn new(shape: Shape) -> Self {
         Self {
             shape,
+            counted: false,
             choices: Vec::new(),
             latest: 0,
             members: Vec::new(),
@@ -92,6 +97,11 @@ impl Assembler {
             done: false,
             unreadable: false,
         }
+    }
+
+    /// Of a stream whose every event says how many tokens there are.
+    pub(crate) fn counted(shape: Shape) -> Self {
+        Self { counted: true, ..Self::new(shape) }
     }
 
     /// Whether nothing that matters comes any more.
@@ -165,6 +175,9 @@ impl Assembler {
         }
         if !self.done || self.unreadable {
             return Assembled::Cut;
+        }
+        if self.counted && self.choices.iter().any(Choice::is_withheld) {
+            return Assembled::Withheld;
         }
         Assembled::Answer(self.so_far(counted))
     }

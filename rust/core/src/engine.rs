@@ -11,10 +11,10 @@ use http::header::{
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::account::Outcome;
-use crate::assemble::Shape;
+use crate::assemble::{Assembler, Shape};
 use crate::error::Error;
 use crate::observe::Observer;
-use crate::relay::{Account, Answer, Relay, Whole};
+use crate::relay::{Account, Answer, Gathered, Relay, Whole};
 use crate::routes::Runner;
 use crate::upstream::{EngineConnection, Framing, Head, SendError};
 
@@ -53,6 +53,8 @@ pub(crate) struct Call<'a> {
     pub(crate) body: &'a Bytes,
     /// The body asks for a stream, of which the client gets a whole answer of this shape.
     pub(crate) assembled: Option<Shape>,
+    /// The body with which the engine is asked for a whole answer after all, if its stream withholds something.
+    pub(crate) unassembled: Option<&'a Bytes>,
 }
 
 /// Why there is no answer.
@@ -76,7 +78,7 @@ pub(crate) async fn ask(
     let mut first_failure = None;
     if let Some(sent) = send_at_once(&call, head.clone(), &account, &runner).await {
         match sent {
-            Ok(answer) => return deliver(answer, &call, account).await,
+            Ok(answer) => return deliver(answer, call, account).await,
             Err(error) if !error.is_silent() => return Err(failed(&error, account)),
             // The engine may close a kept connection at the moment we use it. No byte of an answer has come, and we have
             // the whole body, so the request is sent again on a new one.
@@ -87,7 +89,7 @@ pub(crate) async fn ask(
         }
     }
     match send_fresh(&call, head, &account, &runner).await {
-        Ok(answer) => deliver(answer, &call, account).await,
+        Ok(answer) => deliver(answer, call, account).await,
         Err(error) if unread && error.is_unread() => {
             account.strike();
             Err(Failed::Unread { runner_id: runner.id.clone() })
@@ -176,7 +178,7 @@ fn write_field(head: &mut Vec<u8>, name: &str, value: &HeaderValue) {
 /// The engine's answer as the client gets it: as it comes, or, if a whole one is wanted of a stream, once it is there.
 async fn deliver(
     (answer, connection): Answering,
-    call: &Call<'_>,
+    call: Call<'_>,
     mut account: Box<Account>,
 ) -> Result<Response<Answer>, Failed> {
     let stream = is_event_stream(&answer);
@@ -186,10 +188,21 @@ async fn deliver(
         head.headers.remove(CACHE_CONTROL);
         head.headers.remove(ACCEL_BUFFERING);
         head.headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
-        let whole = Whole::new(connection, shape, account);
-        let (status, body) = Box::pin(whole.gather()).await.map_err(Failed::Finally)?;
-        head.status = status.unwrap_or(head.status);
-        return Ok(Response::from_parts(head, Answer::own(body)));
+        let counted = call.unassembled.is_some();
+        let assembler = if counted { Assembler::counted(shape) } else { Assembler::new(shape) };
+        let whole = Whole::new(connection, assembler, account);
+        return match Box::pin(whole.gather()).await {
+            Gathered::Answer { status, body } => {
+                head.status = status.unwrap_or(head.status);
+                Ok(Response::from_parts(head, Answer::own(body)))
+            }
+            Gathered::Failed(error) => Err(Failed::Finally(error)),
+            Gathered::Withheld(account) => {
+                let body = call.unassembled.unwrap_or(call.body);
+                let call = Call { body, assembled: None, unassembled: None, ..call };
+                Box::pin(ask(call, account)).await
+            }
+        };
     }
     if stream {
         head.headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));

@@ -10,7 +10,7 @@ use http::header::{CONTENT_TYPE, HeaderMap};
 use http::{HeaderName, HeaderValue, Request, Response, request};
 use hyper::body::Incoming;
 
-use crate::assemble::{self, Shape};
+use crate::assemble::{self, AsStream, Shape};
 use crate::control;
 use crate::decode;
 use crate::endpoint::{Content, Takes, Target};
@@ -87,6 +87,8 @@ struct Asked {
     scoring: Option<Scoring>,
     /// The shape of the whole answer, if the engine is asked for a stream instead.
     assembled: Option<Shape>,
+    /// The body as it came, if its stream may withhold something.
+    unassembled: Option<Bytes>,
     received: Instant,
     complete: Instant,
     /// How long it has waited for a runner to be ready; `None` if one was.
@@ -115,6 +117,7 @@ impl Asked {
             body,
             scoring: None,
             assembled: None,
+            unassembled: None,
             received,
             complete: received,
             load: Cell::new(None),
@@ -122,6 +125,18 @@ impl Asked {
         asked.understand().await?;
         asked.complete = Instant::now();
         Ok(asked)
+    }
+
+    /// Ask the engine for a stream, wherever that can become the same answer.
+    ///
+    /// llama-server notices at once that the reader of a stream has left, but that somebody who waits for a whole answer
+    /// has left only while nobody gets tokens from it.
+    fn ask_for_a_stream(&mut self, shape: Option<Shape>) {
+        let edited = shape.and_then(|shape| assemble::as_stream(&self.body, shape));
+        let Some(AsStream { body, counted }) = edited else { return };
+        let original = std::mem::replace(&mut self.body, body.into());
+        self.assembled = shape;
+        self.unassembled = Some(original).filter(|_| counted);
     }
 
     /// Find out which model it is for, and make the body what an engine shall see.
@@ -147,8 +162,7 @@ impl Asked {
         }
         // A stream passes as it is, and its body is not looked at again.
         if !stream {
-            let body = std::mem::take(&mut self.body);
-            (self.body, self.assembled) = as_engine_is_asked(body, target.upstream_path);
+            self.ask_for_a_stream(Shape::of(target.upstream_path));
         }
         Ok(())
     }
@@ -178,6 +192,7 @@ impl Asked {
             headers: &self.head.headers,
             body: &self.body,
             assembled: self.assembled,
+            unassembled: self.unassembled.as_ref(),
         };
         let (received, complete, load) = (self.received, self.complete, self.load.get());
         let clock = Clock { received, complete, load, leased: Instant::now() };
@@ -305,15 +320,4 @@ async fn with_media(worker: &Worker, body: Bytes) -> Result<Bytes, Error> {
         Some(edited) if edited.len() <= limit => Ok(edited.into()),
         _ => Err(Error::BodyTooLarge { limit }),
     }
-}
-
-/// The body for the engine, and the shape of the whole answer if that body asks for a stream instead.
-///
-/// llama-server notices at once that the reader of a stream has left, but that somebody who waits for a whole answer has
-/// left only while nobody gets tokens from it. So it is asked for a stream, wherever that can become the same answer.
-fn as_engine_is_asked(body: Bytes, path: &str) -> (Bytes, Option<Shape>) {
-    let streamed = Shape::of(path).and_then(|shape| {
-        assemble::as_stream(&body, shape).map(|edited| (edited.into(), Some(shape)))
-    });
-    streamed.unwrap_or((body, None))
 }

@@ -16,17 +16,18 @@ use crate::account::{Entry, Operation, Outcome};
 use crate::error::Error;
 use crate::intake::Inflow;
 use crate::observe::Observer;
+use crate::pace::Pace;
 use crate::recorder::{Capture, Page};
 use crate::routes::Lease;
 use crate::ticket::Ticket;
 use crate::upstream::{BodyError, ControlConnection, EngineConnection};
-use crate::usage::Prompts;
+use crate::usage::{Prompts, Usage};
 use crate::waiting::Waiting;
 use crate::worker::Worker;
 
 mod whole;
 
-pub(crate) use whole::Whole;
+pub(crate) use whole::{Gathered, Whole};
 
 /// An answer cannot be finished; the connection is cut so that the client sees it.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +157,8 @@ pub(crate) struct Account {
     pub(crate) capture: Option<Box<Capture>>,
     entry: Entry,
     clock: Clock,
+    /// What the engine has done for the request in vain, before it was asked again.
+    before: Usage,
     struck: bool,
 }
 
@@ -172,6 +175,7 @@ impl Account {
             capture: None,
             entry: Entry::default(),
             clock,
+            before: Usage::default(),
             struck: false,
         })
     }
@@ -180,6 +184,12 @@ impl Account {
     pub(crate) fn asked(&mut self, path: &str, body: &[u8]) {
         self.entry.operation = Operation::of(path);
         self.prompts = Prompts::asked(path, body);
+    }
+
+    /// Note that the engine, which produced `usage` for the request, is asked again.
+    pub(crate) fn once_more(&mut self, usage: Usage) {
+        self.before = self.before + usage;
+        self.entry.pace = Pace::default();
     }
 
     /// Book nothing: the engine never saw the request.
@@ -209,6 +219,7 @@ impl Drop for Account {
         self.entry.load = self.clock.load;
         self.entry.queued = waited.saturating_sub(self.clock.load.unwrap_or_default());
         self.entry.duration = self.clock.received.elapsed();
+        self.entry.usage = self.entry.usage + self.before;
         self.entry.first_token = self.entry.pace.first_after(self.clock.received);
         let given_up = self.worker.is_given_up() && !self.ticket.is_cancelled();
         if self.outcome == Outcome::Cancelled && given_up {

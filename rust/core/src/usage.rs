@@ -24,6 +24,21 @@ pub struct Usage {
     pub reasoning_tokens: u64,
 }
 
+impl std::ops::Add for Usage {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            prompt_tokens: self.prompt_tokens.saturating_add(other.prompt_tokens),
+            cached_prompt_tokens: self
+                .cached_prompt_tokens
+                .saturating_add(other.cached_prompt_tokens),
+            completion_tokens: self.completion_tokens.saturating_add(other.completion_tokens),
+            reasoning_tokens: self.reasoning_tokens.saturating_add(other.reasoning_tokens),
+        }
+    }
+}
+
 /// Reads the tokens of a whole answer, or of the data of one event.
 ///
 /// llama-server's top-level `timings` (`cache_n`, `prompt_n`, `predicted_n`) come first, then

@@ -22,6 +22,10 @@ pub(super) struct Choice {
     others: Vec<Raw>,
     usage: Option<Box<[u8]>>,
     timings: Option<Box<[u8]>>,
+    /// The latest event had something of the message.
+    spoke: bool,
+    /// The engine's count of tokens when something of the message last came.
+    told: u64,
 }
 
 /// One tool call so far; strings are the insides of literals.
@@ -66,17 +70,27 @@ impl Choice {
             self.usage = Some(usage.into());
         }
         if let Some(timings) = timings {
+            if std::mem::take(&mut self.spoke) {
+                self.told = produced(timings);
+            }
             self.timings = Some(timings.into());
         }
     }
 
+    /// Whether the limit on tokens came when some were not in any event: in a stream that is counted event by event.
+    pub(super) fn is_withheld(&self) -> bool {
+        let limited = self.finish_reason.as_deref() == Some(b"\"length\"");
+        limited && self.told < self.timings.as_deref().map_or(0, produced)
+    }
+
     /// Take a choice of an event; `None` if it cannot be read.
     pub(super) fn take(&mut self, raw: &[u8]) -> Option<()> {
+        self.spoke = false;
         for member in Members::open(raw).ok()? {
             let member = member.ok()?;
             match (&*member.name(), member.value) {
                 (b"delta", delta) => self.take_delta(delta)?,
-                (b"text", text) => self.text.extend_from_slice(inside(text)),
+                (b"text", text) => self.take_text(inside(text)),
                 (b"index", _) | (b"finish_reason" | b"logprobs", b"null") => {}
                 (b"finish_reason", reason) => self.finish_reason = Some(reason.into()),
                 (b"logprobs", logprobs) => self.take_logprobs(logprobs)?,
@@ -92,7 +106,7 @@ impl Choice {
             match (&*member.name(), member.value) {
                 // Said again with each report of progress.
                 (b"role", role) => self.role = Some(role.into()),
-                (b"content", text) => self.text.extend_from_slice(inside(text)),
+                (b"content", text) => self.take_text(inside(text)),
                 (b"tool_calls", calls) => {
                     for call in elements(calls) {
                         self.take_tool(call)?;
@@ -106,7 +120,13 @@ impl Choice {
         Some(())
     }
 
+    fn take_text(&mut self, text: &[u8]) {
+        self.spoke |= !text.is_empty();
+        self.text.extend_from_slice(text);
+    }
+
     fn take_string(&mut self, key: &[u8], text: &[u8]) {
+        self.spoke |= !text.is_empty();
         match self.strings.iter_mut().find(|(known, _)| **known == *key) {
             Some((_, known)) => known.extend_from_slice(text),
             None => self.strings.push((key.into(), text.to_vec())),
@@ -114,6 +134,7 @@ impl Choice {
     }
 
     fn take_tool(&mut self, raw: &[u8]) -> Option<()> {
+        self.spoke = true;
         let mut index = None;
         for member in Members::open(raw).ok()? {
             let member = member.ok()?;
@@ -263,6 +284,13 @@ impl Tool {
         }
         answer.push(b'}');
     }
+}
+
+/// How many tokens there are, as the engine's `timings` say.
+fn produced(timings: &[u8]) -> u64 {
+    super::inner(timings, b"predicted_n")
+        .and_then(|count| serde_json::from_slice(count).ok())
+        .unwrap_or(0)
 }
 
 /// What stands between the quotes of a literal; nothing if it is no string.

@@ -10,29 +10,42 @@ use crate::splice;
 mod tests;
 
 /// What the engine is asked for when its stream is to become a whole answer.
-const AS_STREAM: [(&str, &[u8]); 2] =
-    [("stream", b"true"), ("stream_options", b"{\"include_usage\":true}")];
+const AS_STREAM: [(&str, &[u8]); 3] = [
+    ("stream", b"true"),
+    ("stream_options", b"{\"include_usage\":true}"),
+    ("timings_per_token", b"true"),
+];
+
+/// A request for a stream, in place of one for a whole answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct AsStream {
+    pub(crate) body: Vec<u8>,
+    /// The engine says with each event how many tokens there are, for it may withhold the last ones.
+    pub(crate) counted: bool,
+}
 
 /// The request for a stream from whose events the whole answer that `body` asks for can be put together.
 ///
 /// `None` if the body is to be forwarded as it is: it asks for a stream itself, its `stream` is for the engine to
 /// refuse, or llama-server's stream would not tell everything that its whole answer does. Measured, that is so for
 ///
-/// - `stop`: what might have become a stop string is withheld from the stream, and is in the answer alone if the limit on
-///   tokens comes first;
 /// - `verbose`: the request and the text are repeated inside the answer, but not in a stream;
 /// - probabilities in a chat: tokens without text of their own (the end of the turn, markup) lack theirs, and with tools
-///   a stream is refused.
-pub(crate) fn as_stream(body: &[u8], shape: Shape) -> Option<Vec<u8>> {
+///   a stream is refused;
+/// - probabilities with `stop`: the answer leaves out as many tokens as the stop string has when it is tokenized.
+///
+/// With `stop` alone a stream lacks text only if the limit on tokens comes while the last ones are withheld, because they
+/// may become a stop string. Counts with each event tell whether it was so.
+pub(crate) fn as_stream(body: &[u8], shape: Shape) -> Option<AsStream> {
     let asked = Asked::read(body)?;
     let probabilities = is_on(asked.logprobs) || is_on(asked.n_probs);
-    let untold = is_on(asked.verbose)
-        || asked.stop.is_some_and(|stop| !matches!(stop, b"null" | b"[]"))
-        || (probabilities && shape == Shape::Chat);
+    let stops = asked.stop.is_some_and(|stop| !matches!(stop, b"null" | b"[]"));
+    let untold = is_on(asked.verbose) || (probabilities && (stops || shape == Shape::Chat));
     if untold || !matches!(asked.stream, None | Some(b"false" | b"null")) {
         return None;
     }
-    splice::set(body, &AS_STREAM)
+    let wanted = if stops { &AS_STREAM[..] } else { &AS_STREAM[..2] };
+    Some(AsStream { body: splice::set(body, wanted)?, counted: stops })
 }
 
 /// The members on which it depends how an engine is asked, as they are spelled; of one given twice the last.

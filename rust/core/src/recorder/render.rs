@@ -55,7 +55,7 @@ fn merged(shape: Shape, stream: &Tape, usage: Usage) -> Told {
         Assembled::Cut if assembler.is_empty() => {
             return Told { response: some(stream), error: None };
         }
-        Assembled::Cut => None,
+        Assembled::Cut | Assembled::Withheld => None,
     };
     // What was said before it broke off is worth more than the events that said it.
     let response = (!assembler.is_empty()).then(|| assembler.so_far(usage));

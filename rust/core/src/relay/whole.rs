@@ -6,7 +6,7 @@ use http::StatusCode;
 
 use super::Account;
 use crate::account::Outcome;
-use crate::assemble::{Assembled, Assembler, Shape};
+use crate::assemble::{Assembled, Assembler};
 use crate::error::Error;
 use crate::observe::Observer;
 use crate::upstream::EngineConnection;
@@ -18,29 +18,49 @@ pub(crate) struct Whole {
     connection: EngineConnection,
     observer: Observer,
     assembler: Assembler,
-    account: Box<Account>,
+    /// `None` once somebody else goes on with it.
+    account: Option<Box<Account>>,
     answered: bool,
 }
 
+/// What became of a stream.
+#[derive(Debug)]
+pub(crate) enum Gathered {
+    /// A whole answer.
+    Answer {
+        /// Its status, if the engine reports a failure after it had begun.
+        status: Option<StatusCode>,
+        body: Bytes,
+    },
+    /// Nothing, for the engine kept some of it to itself: it is to be asked for the whole answer, on the same account.
+    Withheld(Box<Account>),
+    /// Nothing, for the engine is gone.
+    Failed(Error),
+}
+
 impl Whole {
-    pub(crate) fn new(connection: EngineConnection, shape: Shape, account: Box<Account>) -> Self {
+    pub(crate) fn new(
+        connection: EngineConnection,
+        assembler: Assembler,
+        account: Box<Account>,
+    ) -> Self {
         let observer = Observer::stream(account.prompts);
-        Self { connection, observer, assembler: Assembler::new(shape), account, answered: false }
+        Self { connection, observer, assembler, account: Some(account), answered: false }
     }
 
-    /// The body of the answer, and its status if the engine reports a failure after it had begun.
-    pub(crate) async fn gather(mut self) -> Result<(Option<StatusCode>, Bytes), Error> {
+    pub(crate) async fn gather(mut self) -> Gathered {
         while !self.assembler.is_complete() {
             let data = std::future::poll_fn(|context| self.connection.poll_data(context));
             let Some(Ok(chunk)) = data.await else { break };
             let before = self.observer.content_events();
             self.observer.observe_with(&chunk, |data| self.assembler.push(data));
-            self.account.entry.pace.note(self.observer.content_events() - before);
+            let tokens = self.observer.content_events() - before;
+            self.book(|account| account.entry.pace.note(tokens));
         }
         match self.assembler.finish(self.observer.findings().usage) {
             Assembled::Answer(body) => {
                 self.answered(Outcome::Ok, StatusCode::OK, &body);
-                Ok((None, body.into()))
+                Gathered::Answer { status: None, body: body.into() }
             }
             Assembled::Refused { status, body } => {
                 let status = status_of(status);
@@ -50,29 +70,46 @@ impl Whole {
                     Outcome::EngineError
                 };
                 self.answered(fault, status, &body);
-                Ok((Some(status), body.into()))
+                Gathered::Answer { status: Some(status), body: body.into() }
             }
-            Assembled::Cut => {
-                self.account.outcome = Outcome::EngineError;
-                if let Some(capture) = &mut self.account.capture {
-                    capture.refused(&Error::EngineDied);
+            Assembled::Withheld => match self.account.take() {
+                Some(mut account) => {
+                    account.once_more(self.observer.findings().usage);
+                    Gathered::Withheld(account)
                 }
-                Err(Error::EngineDied)
+                None => Gathered::Failed(Error::EngineDied),
+            },
+            Assembled::Cut => {
+                self.book(|account| {
+                    account.outcome = Outcome::EngineError;
+                    if let Some(capture) = &mut account.capture {
+                        capture.refused(&Error::EngineDied);
+                    }
+                });
+                Gathered::Failed(Error::EngineDied)
             }
         }
     }
 
     fn answered(&mut self, outcome: Outcome, status: StatusCode, body: &[u8]) {
         self.answered = true;
-        self.account.outcome = outcome;
-        if outcome == Outcome::Ok {
-            self.account.worker.prepare(self.account.lease.runner());
+        self.book(|account| {
+            account.outcome = outcome;
+            if outcome == Outcome::Ok {
+                account.worker.prepare(account.lease.runner());
+            }
+            if let Some(capture) = &mut account.capture {
+                capture.answers(status, false, "");
+                capture.push(body);
+            }
+            account.entry.first_byte = Some(account.clock.received.elapsed());
+        });
+    }
+
+    fn book(&mut self, note: impl FnOnce(&mut Account)) {
+        if let Some(account) = &mut self.account {
+            note(account);
         }
-        if let Some(capture) = &mut self.account.capture {
-            capture.answers(status, false, "");
-            capture.push(body);
-        }
-        self.account.entry.first_byte = Some(self.account.clock.received.elapsed());
     }
 }
 
@@ -85,14 +122,15 @@ fn status_of(code: Option<u16>) -> StatusCode {
 
 impl Drop for Whole {
     fn drop(&mut self) {
+        let Some(account) = &mut self.account else { return };
         // No event was relayed, so none is booked.
         let findings = self.observer.findings();
-        self.account.entry.usage = findings.usage;
-        self.account.entry.choices = findings.choices;
+        account.entry.usage = findings.usage;
+        account.entry.choices = findings.choices;
         if !self.answered && !self.assembler.is_empty() {
             // Nobody got it, but it tells what the engine was at.
             let partial = self.assembler.so_far(findings.usage);
-            self.account.record(&partial);
+            account.record(&partial);
         }
     }
 }

@@ -94,6 +94,77 @@ fn a_recorded_stream_becomes_an_answer() {
     rig.assert_outcomes([1, 0, 0, 0]);
 }
 
+/// An event of a stream that says how many tokens there are.
+fn counted(text: &str, finish: &str, tokens: u64) -> String {
+    format!(
+        "data: {{\"choices\":[{{\"index\":0,\"text\":\"{text}\",\"finish_reason\":{finish}}}],\
+         \"timings\":{{\"cache_n\":0,\"prompt_n\":3,\"predicted_n\":{tokens}}}}}\n\n"
+    )
+}
+
+/// A client that wants a text which ends before a stop string, and what the engine is sent for it.
+fn stopping(rig: &Rig, engine: &Engine) -> (Wire, Wire, Vec<u8>) {
+    let asked = json!({"model": MODEL, "prompt": "Hi", "stop": ["end"], "max_tokens": 2});
+    let mut client = rig.client();
+    client.ask("POST", TEXT, &[], asked.to_string());
+    let (mut upstream, request) = engine.receive();
+    assert_eq!(request.json()["timings_per_token"], true);
+    upstream.send(STREAM_HEAD);
+    (client, upstream, asked.to_string().into())
+}
+
+#[test]
+fn an_answer_that_may_end_in_a_stop_string_is_streamed_all_the_same() {
+    for last in
+        [counted("b", "null", 2) + &counted("", "\"length\"", 2), counted("", "\"stop\"", 3)]
+    {
+        let (rig, engine) = Rig::with_engine();
+        let (mut client, mut upstream, _) = stopping(&rig, &engine);
+        upstream.send_chunk(counted("a", "null", 1));
+        upstream.send_chunk(&last);
+        upstream.end_stream();
+        assert_eq!(client.message().json()["object"], "text_completion");
+        rig.assert_outcomes([1, 0, 0, 0]);
+        rig.assert_at_rest();
+    }
+}
+
+#[test]
+fn what_the_engine_withheld_from_its_stream_it_is_asked_for_again() {
+    let (rig, engine) = Rig::with_one_slot();
+    let (mut client, mut upstream, asked) = stopping(&rig, &engine);
+    let mut waiting = rig.waiting(0);
+    upstream.send_chunk(counted("a", "null", 1));
+    upstream.send_chunk(counted("", "\"length\"", 2));
+    upstream.end_stream();
+    let (mut upstream, request) = engine.receive();
+    assert_eq!(request.body, asked, "as the client put it, and before whoever waits");
+    upstream.answer_ok(r#"{"timings":{"cache_n":3,"prompt_n":0,"predicted_n":2},"text":"a e"}"#);
+    assert_eq!(client.message().json()["text"], "a e");
+    // Its slot went to the one that waited, and the kept connection, too.
+    upstream.message();
+    upstream.answer_ok("{}");
+    waiting.message();
+    rig.assert_outcomes([2, 0, 0, 0]);
+    // What the engine has done twice is counted twice.
+    assert_eq!(rig.totals().completion_tokens, 4);
+    rig.assert_at_rest();
+}
+
+#[test]
+fn a_client_that_leaves_while_the_engine_is_asked_again_is_noticed() {
+    let (rig, engine) = Rig::with_engine();
+    let (client, mut upstream, _) = stopping(&rig, &engine);
+    upstream.send_chunk(counted("", "\"length\"", 2));
+    upstream.end_stream();
+    let (mut upstream, _) = engine.receive();
+    drop(client);
+    upstream.assert_ended();
+    rig.assert_outcomes([0, 0, 0, 1]);
+    assert_eq!(rig.totals().completion_tokens, 2);
+    rig.assert_at_rest();
+}
+
 #[test]
 fn a_client_that_leaves_ends_the_engines_stream() {
     let (rig, engine) = Rig::with_one_slot();

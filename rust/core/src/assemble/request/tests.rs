@@ -1,9 +1,13 @@
 use proptest::prelude::*;
 
-use super::{Shape, as_stream};
+use super::{AsStream, Shape, as_stream};
 
 fn edited(body: &str) -> Option<String> {
-    as_stream(body.as_bytes(), Shape::Chat).map(|body| String::from_utf8(body).expect("text"))
+    as_stream(body.as_bytes(), Shape::Chat).map(|AsStream { body, counted }| {
+        let body = String::from_utf8(body).expect("text");
+        assert_eq!(counted, body.contains("timings_per_token"));
+        body
+    })
 }
 
 #[test]
@@ -42,8 +46,7 @@ fn what_cannot_be_assembled_stays_as_it_is() {
         r#"{"logprobs":true}"#,
         r#"{"logprobs":true,"tools":[{}]}"#,
         r#"{"n_probs":3}"#,
-        r#"{"stop":"x"}"#,
-        r#"{"stop":["x"]}"#,
+        r#"{"logprobs":true,"stop":"x"}"#,
         "[]",
         r#"{"a"}"#,
         "",
@@ -52,7 +55,23 @@ fn what_cannot_be_assembled_stays_as_it_is() {
     }
     let text = |body: &str| as_stream(body.as_bytes(), Shape::Text).is_some();
     assert!(text(r#"{"logprobs":3}"#) && text(r#"{"logprobs":3,"stop":null}"#));
-    assert!(!text(r#"{"stop":["x"]}"#));
+    assert!(!text(r#"{"logprobs":1,"stop":["x"]}"#));
+}
+
+#[test]
+fn what_may_be_withheld_is_counted() {
+    for (body, expected) in [
+        (
+            r#"{"stop":"x"}"#,
+            r#"{"stop":"x","stream":true,"stream_options":{"include_usage":true},"timings_per_token":true}"#,
+        ),
+        (
+            r#"{"timings_per_token":false,"stop":["x"],"stream":false}"#,
+            r#"{"timings_per_token":true,"stop":["x"],"stream":true,"stream_options":{"include_usage":true}}"#,
+        ),
+    ] {
+        assert_eq!(edited(body).as_deref(), Some(expected));
+    }
 }
 
 #[test]
