@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from model_runner.store import Store
+from support.askers import CHAT, Asker, descriptors, read_what_comes
 from support.oci_push import make_artifact
 from support.server import (
     add_model,
@@ -46,19 +47,33 @@ def test_an_engine_killed_in_mid_stream_ends_the_stream_with_an_error_and_the_ne
     assert server.metric("model_runner_crashes_total") == 1
 
 
-def read_what_comes(response):
-    """Read a body that is cut off."""
-    received = b""
-    while line := read_line(response):
-        received += line
-    return received
-
-
-def read_line(response):
-    try:
-        return response.readline()
-    except (ValueError, OSError):  # the end of a chunked body that has none
-        return b""
+def test_engines_killed_again_and_again_leave_nothing_behind(models):
+    streams, rounds = 2, 10
+    with running_server(models, MODEL_RUNNER_SLOTS=str(streams)) as server:
+        assert server.chat(ENDLESS, max_tokens=1).status == 200
+        server.request("/metrics")
+        open_before = descriptors(server)
+        for _ in range(rounds):
+            body = chat_body(ENDLESS, stream=True, max_tokens=3900)
+            askers = [Asker.ask(server, CHAT, body) for _ in range(streams)]
+            responses = [asker.response() for asker in askers]
+            begun = [response.readline() for response in responses]
+            (engine,) = server.engine_pids()
+            os.kill(engine, signal.SIGKILL)
+            for asker, response, first in zip(askers, responses, begun, strict=True):
+                told = events(first + read_what_comes(response))
+                assert json.loads(told[-1])["error"]["code"] == "engine_died"
+                assert "[DONE]" not in told
+                asker.close()
+                response.close()
+            # The dead one may not be buried yet; the next request does not notice.
+            assert server.chat(ENDLESS, max_tokens=1).status == 200
+            wait_until(lambda: len(server.engine_pids()) == 1, "one engine to be left")
+        assert server.metric("model_runner_runner_leases") == 0
+        assert server.metric("model_runner_crashes_total") == rounds
+        died = server.metric("model_runner_requests_total", outcome="engine_error")
+        assert died == rounds * streams
+        wait_until(lambda: descriptors(server) <= open_before, "its descriptors to be closed")
 
 
 def test_an_engine_killed_while_idle_is_noticed_and_replaced(server):

@@ -8,13 +8,11 @@ import time
 
 import pytest
 
+from support.askers import SLOW
 from support.server import chat_body, running_server, slow_starting_engine, wait_until
 
 ENDLESS = "ai/tiny-random"
 SCRIPTED = "ai/tiny-script"
-
-# A grammar that is in forty states at once: 5 ms a token instead of 0.2, so that answers take long.
-SLOW = "root ::= " + " ".join(["[^x]*"] * 40)
 
 
 def open_chat(server, model, **fields):
