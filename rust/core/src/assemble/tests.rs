@@ -1,9 +1,11 @@
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{Assembled, Assembler, Shape};
 use crate::observe::Observer;
-use crate::usage::Prompts;
+use crate::usage::{Prompts, Usage};
 
 /// Answers of a real llama-server: a line with the name, one with the whole answer, and the events of the stream for
 /// the same request. Times and identifiers, which differ from run to run, were made the same, and `usage` of several
@@ -230,12 +232,74 @@ proptest! {
     }
 
     #[test]
+    fn no_order_of_events_and_no_cut_loses_text(
+        pieces in prop::collection::vec((0..4_usize, 0..3_usize, ".{0,6}"), 0..24),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..24),
+        counted in any::<bool>(),
+    ) {
+        let fields = ["content", "reasoning_content", "refusal"];
+        let mut told: BTreeMap<usize, [String; 3]> = BTreeMap::new();
+        let mut events: Vec<String> = Vec::new();
+        for (number, (index, field, piece)) in pieces.iter().enumerate() {
+            told.entry(*index).or_default()[*field].push_str(piece);
+            let delta = serde_json::json!({(fields[*field]): piece});
+            let choices = serde_json::json!([{"index": index, "delta": delta, "finish_reason": null}]);
+            let mut event = serde_json::json!({"choices": choices});
+            if counted {
+                event["timings"] = serde_json::json!({"cache_n": 0, "prompt_n": 1, "predicted_n": number + 1});
+            }
+            events.push(event.to_string());
+        }
+        events.push("[DONE]".to_owned());
+        let events: Vec<&str> = events.iter().map(String::as_str).collect();
+        let stream = stream_of(&events);
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+        cuts.extend([0, stream.len()]);
+        cuts.sort_unstable();
+        let chunks = cuts.windows(2).map(|window| &stream.as_bytes()[window[0]..window[1]]);
+        let Assembled::Answer(answer) = assemble(Shape::Chat, chunks) else { panic!("an answer") };
+        let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+        let choices = answer["choices"].as_array().unwrap();
+        prop_assert_eq!(choices.len(), told.len());
+        for (choice, (index, texts)) in choices.iter().zip(&told) {
+            prop_assert_eq!(&choice["index"], index);
+            for (field, text) in fields.iter().zip(texts) {
+                prop_assert_eq!(choice["message"][field].as_str().unwrap_or_default(), text);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_withheld_at_the_limit_is_noticed_and_nothing_else(
+        tokens in prop::collection::vec(prop::option::of("[a-z]{1,3}"), 1..8),
+        limited in any::<bool>(),
+    ) {
+        let event = |text: &str, finish: Option<&str>, count: usize| {
+            serde_json::json!({
+                "choices": [{"index": 0, "text": text, "finish_reason": finish}],
+                "timings": {"cache_n": 0, "prompt_n": 1, "predicted_n": count},
+            }).to_string()
+        };
+        let mut events: Vec<String> = tokens.iter().enumerate()
+            .map(|(number, text)| event(text.as_deref().unwrap_or_default(), None, number + 1))
+            .collect();
+        events.push(event("", Some(if limited { "length" } else { "stop" }), tokens.len()));
+        let mut assembler = Assembler::counted(Shape::Text);
+        for data in &events {
+            assembler.push(data.as_bytes());
+        }
+        assembler.push(b"[DONE]");
+        let withheld = assembler.finish(Usage::default()) == Assembled::Withheld;
+        prop_assert_eq!(withheld, limited && tokens.last().is_some_and(Option::is_none));
+    }
+
+    #[test]
     fn no_event_makes_it_panic(events in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..8), shape in prop::sample::select(vec![Shape::Chat, Shape::Text])) {
         let mut assembler = Assembler::new(shape);
         for event in &events {
             assembler.push(event);
         }
         assembler.push(b"[DONE]");
-        assembler.finish(crate::usage::Usage::default());
+        assembler.finish(Usage::default());
     }
 }
