@@ -192,7 +192,7 @@ def test_before_the_engine_says_a_word(ask, server, kind):
             # The slot is free, or the next could not reach the engine; and so is its connection.
             only_its_own(server, open_before)
     assert server.request(path, {**body, "max_tokens": 1}).status == 200
-    assert server.metric("llamacpp:tokens_predicted_total") < 100
+    assert server.metric("llamacpp:tokens_predicted_total") < 2000, "as one alone"
     assert ended(server) == before + len(ENDS)
     assert_at_rest(server)
 
