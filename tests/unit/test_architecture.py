@@ -129,6 +129,16 @@ def test_nothing_imports_the_handler_but_the_protocols():
     assert users == {"http1", "http2"}
 
 
+def test_every_module_is_drawn():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    house = text.partition("## The house")[2].partition("## Decisions")[0]
+    drawn = set(re.findall(r"\w+", house))
+    crate = {path.stem for path in (ROOT / "rust" / "core" / "src").glob("*.rs")} - {"lib"}
+    package = {path.stem for path in PACKAGE.glob("[a-z]*") if path.suffix in {"", ".py"}}
+    lifecycle = {path.stem for path in (PACKAGE / "lifecycle").glob("[a-z]*.py")}
+    assert (crate | package | lifecycle) - drawn == set()
+
+
 def test_the_data_plane_cannot_know_python():
     tree = subprocess.run(
         ["cargo", "tree", "--package", "model-runner-core", "--offline", "--edges", "normal"],

@@ -169,7 +169,7 @@ def _connections(snapshot: Snapshot) -> Iterator[Metric]:
     )
     yield CounterMetricFamily(
         "model_runner_upstream_connections_reused",
-        "Requests that went over a connection to an engine that was open already.",
+        "Requests that went over a connection to an engine that another request had used.",
         value=snapshot.upstream_connections_reused,
     )
 

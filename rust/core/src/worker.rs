@@ -73,7 +73,8 @@ impl Worker {
         }
     }
 
-    /// Open a connection for the runner's next request, once this thread has done what it is at.
+    /// Open a connection for the runner's next request, once this thread has done what it is at. The task waits for nothing, so
+    /// nobody needs to wait for it.
     pub(crate) fn prepare(self: &Rc<Self>, runner: &Arc<Runner>) {
         let (worker, runner) = (Rc::clone(self), Arc::clone(runner));
         spawn_local(async move {

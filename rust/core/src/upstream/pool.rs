@@ -3,7 +3,7 @@
 //! Last in, first out keeps few connections warm, so the rest ages out before the engine's own limit of 5 s.
 //!
 //! A stream costs its connection, so that the next one would begin with a new one: connecting, and the engine's accepting, are a
-//! good part of the time to the first token. So one is opened in advance when a stream has ended.
+//! good part of the time to the first token. So one is opened in advance, with the first event of a stream.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
