@@ -1,12 +1,14 @@
 """The data plane alone, without a control plane: one route to an engine that already runs.
 
-Says its addresses as one line of JSON when it listens. Then it takes commands, a line each:
-`hold 5` keeps the GIL for five seconds, `snapshot` tells how the engine's connections fared.
+Of the control plane there is only what returns memory to the system after a burst. It says its
+addresses as one line of JSON when it listens. Then it takes commands, a line each: `hold 5` keeps
+the GIL for five seconds, `snapshot` tells how the engine's connections fared.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import ctypes
 import json
 import signal
@@ -14,6 +16,7 @@ import sys
 import threading
 from pathlib import Path
 
+from model_runner import allocator
 from model_runner._core import Config, DataPlane, Route
 
 # More than any load here, so that no request waits for a slot.
@@ -63,8 +66,14 @@ def main() -> None:
     plane.publish([bench_route(options, mode) for mode in ("completion", "embedding")])
     say(list(plane.addresses))
     threading.Thread(target=obey, args=(plane,), daemon=True).start()
-    signal.sigwait(stop_signals)
+    asyncio.run(until(stop_signals, plane))
     plane.stop(1.0)
+
+
+async def until(signals: set[signal.Signals], plane: DataPlane) -> None:
+    """Wait for one of the signals."""
+    async with allocator.after_bursts(lambda: plane.snapshot().open_connections):
+        await asyncio.to_thread(signal.sigwait, signals)
 
 
 def bench_route(options: argparse.Namespace, mode: str) -> Route:
