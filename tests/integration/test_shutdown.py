@@ -23,22 +23,11 @@ def test_a_stream_in_flight_completes_within_the_grace(server, number):
     response.readline()
     engines = server.engine_pids()
     server.process.send_signal(number)
-    wait_until(lambda: refuses(server), "new connections to be refused")
+    wait_until(server.refuses, "new connections to be refused")
     assert response.read().rstrip().endswith(b"data: [DONE]")
     connection.close()
     assert server.process.wait(DEADLINE) == 0
     assert not any(is_alive(engine) for engine in engines)
-
-
-def refuses(server):
-    connection = server.connect()
-    try:
-        connection.connect()
-    except ConnectionRefusedError:
-        return True
-    finally:
-        connection.close()
-    return False
 
 
 def test_what_outlasts_the_grace_is_cut_and_no_engine_stays(models):
@@ -62,7 +51,7 @@ def test_a_second_signal_ends_it_at_once_and_takes_the_engines_along(server):
     response.readline()
     engines = server.engine_pids()
     server.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: refuses(server), "the first signal to be heeded")
+    wait_until(server.refuses, "the first signal to be heeded")
     server.process.send_signal(signal.SIGTERM)
     server.process.wait(DEADLINE)
     connection.close()

@@ -141,23 +141,12 @@ def test_the_server_stops_while_streams_wait(models, grace):
                 stack.callback(response.close)
                 assert response.readline().startswith(b":")
             server.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: refuses(server), "new connections to be refused")
+            wait_until(server.refuses, "new connections to be refused")
         told = [read_what_comes(response) for response in responses]
         assert server.process.wait(DEADLINE) == 0
         assert not is_alive(engine)
         if grace != "0":
             assert all(b"[DONE]" in answer for answer in told), "what waited was served"
-
-
-def refuses(server: Server) -> bool:
-    connection = server.connect()
-    try:
-        connection.connect()
-    except ConnectionRefusedError:
-        return True
-    finally:
-        connection.close()
-    return False
 
 
 def test_sigkill_of_the_server_in_mid_stream_takes_the_engines_along(server):

@@ -117,6 +117,17 @@ class Server:
         """The processes of the engines that it has started."""
         return children(self.process.pid)
 
+    def refuses(self) -> bool:
+        """Whether nobody listens at its port any more."""
+        connection = self.connect()
+        try:
+            connection.connect()
+        except ConnectionRefusedError:
+            return True
+        finally:
+            connection.close()
+        return False
+
     def stop(self) -> int:
         """End it as a service manager does; the exit code."""
         self.process.send_signal(signal.SIGTERM)
