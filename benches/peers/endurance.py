@@ -1,4 +1,4 @@
-"""100,000 requests with idle gaps about as long as an engine keeps a connection."""
+"""160,000 requests with idle gaps about as long as an engine keeps a connection."""
 
 from __future__ import annotations
 

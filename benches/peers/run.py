@@ -43,7 +43,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--load", type=Path, default=_load_binary(), help="the load generator")
     parser.add_argument("--output", type=Path, default=argparse.SUPPRESS, help="of the JSON")
     parser.add_argument(
-        "--endurance", action="store_true", help="instead: 100,000 requests over idle gaps"
+        "--endurance", action="store_true", help="instead: 160,000 requests over idle gaps"
     )
     parser.add_argument(
         "--soak",
