@@ -53,7 +53,7 @@ def main() -> None:
             head_limit=1 << 16,
             max_connections=100_000,
             idle_timeout=75.0,
-            header_timeout=30.0,
+            head_timeout=30.0,
             body_timeout=60.0,
             write_timeout=60.0,
             tls_port=None,

@@ -32,12 +32,12 @@ class Config:
         origins: Origins besides those of this machine whose pages may ask: `https://app.example.com`,
             `http://host:*` for every port, or `*` for all.
         record_count: Requests of each model that are kept for `/engines/requests`; 0: none.
-        record_bytes: What all of them may take.
+        record_bytes: What all of them may take, in bytes.
         record_redaction: What is replaced by its length before it is kept: `off`, `prompts`, `all`.
         head_limit: Largest request head, in bytes; at least 8192.
         max_connections: Client connections beyond which new ones are answered with 503.
         idle_timeout: Seconds that a connection may have no request on it.
-        header_timeout: Seconds that a request head, or a TLS handshake, may take.
+        head_timeout: Seconds that a request head, or a TLS handshake, may take.
         body_timeout: Seconds that a client may send nothing, or hardly anything, of a body.
         write_timeout: Seconds that a client may take nothing of its answer.
         tls_port: TCP port of a second listener that speaks TLS, None for none.
@@ -67,7 +67,7 @@ class Config:
         head_limit: int,
         max_connections: int,
         idle_timeout: float,
-        header_timeout: float,
+        head_timeout: float,
         body_timeout: float,
         write_timeout: float,
         tls_port: int | None,

@@ -303,7 +303,7 @@ def start_data_plane(settings: Settings, control_socket: Path, backends: Sequenc
         head_limit=settings.head_limit,
         max_connections=settings.max_connections or usual_connections(),
         idle_timeout=settings.idle_timeout,
-        header_timeout=settings.header_timeout,
+        head_timeout=settings.head_timeout,
         body_timeout=settings.body_timeout,
         write_timeout=settings.write_timeout,
         tls_port=settings.tls_port if settings.tls_enabled else None,

@@ -288,12 +288,12 @@ class Settings(BaseSettings):
         validation_alias="MODEL_RUNNER_IDLE_TIMEOUT",
         description="Seconds that a client's connection may have no request on it.",
     )
-    header_timeout: Seconds = Field(
+    head_timeout: Seconds = Field(
         30.0,
         gt=0,
         le=86400,
         allow_inf_nan=False,
-        validation_alias="MODEL_RUNNER_HEADER_TIMEOUT",
+        validation_alias="MODEL_RUNNER_HEAD_TIMEOUT",
         description="Seconds that a request head may take from its first byte to its last; also a "
         "TLS handshake.",
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from support.server import Server
 
 _LOW = {
-    "MODEL_RUNNER_HEADER_TIMEOUT": "0.3",
+    "MODEL_RUNNER_HEAD_TIMEOUT": "0.3",
     "MODEL_RUNNER_IDLE_TIMEOUT": "0.6",
     "MODEL_RUNNER_BODY_TIMEOUT": "0.4",
     "MODEL_RUNNER_HEAD_LIMIT": "9000",
@@ -53,7 +53,7 @@ _POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Lengt
 @pytest.mark.parametrize(
     ("request_", "status", "setting"),
     [
-        (b"GET /models HTTP/1.1\r\nHost: loc", b"408", b"MODEL_RUNNER_HEADER_TIMEOUT"),
+        (b"GET /models HTTP/1.1\r\nHost: loc", b"408", b"MODEL_RUNNER_HEAD_TIMEOUT"),
         (_POST + b"1000\r\n\r\n{", b"408", b"MODEL_RUNNER_BODY_TIMEOUT"),
         (_POST + b"9999\r\n\r\n{", b"413", b"MODEL_RUNNER_BODY_LIMIT"),
         (b"GET / HTTP/1.1\r\nX: " + b"x" * 9999, b"431", b"MODEL_RUNNER_HEAD_LIMIT"),

@@ -70,7 +70,7 @@ pub struct Config {
     /// How long a connection may have no request on it.
     pub idle_timeout: Duration,
     /// How long a request head may take from its first byte to its last; and a TLS handshake.
-    pub header_timeout: Duration,
+    pub head_timeout: Duration,
     /// How long a client may send nothing of a body that has begun. Sending a little now and then does not do: see
     /// [`crate::config::BODY_RATE`].
     pub body_timeout: Duration,

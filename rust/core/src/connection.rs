@@ -54,7 +54,7 @@ where
 /// The same behind TLS.
 pub(crate) async fn serve_tls(site: Site, stream: TcpStream) {
     let Some(tls) = &site.worker.shared.tls else { return };
-    let patience = site.worker.shared.config.header_timeout;
+    let patience = site.worker.shared.config.head_timeout;
     // Who fails at the handshake could not read what we said of it.
     let Ok(Ok(opened)) = timeout(patience, tls.accept(stream)).await else { return };
     match opened {

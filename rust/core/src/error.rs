@@ -360,7 +360,7 @@ impl Error {
                 "it has ended, or never was; `X-Request-Id` of an answer is its ID"
             }
             Self::BodyTimeout => "the limit is set by `MODEL_RUNNER_BODY_TIMEOUT`",
-            Self::HeadTimeout => "the limit is set by `MODEL_RUNNER_HEADER_TIMEOUT`",
+            Self::HeadTimeout => "the limit is set by `MODEL_RUNNER_HEAD_TIMEOUT`",
             Self::HeadTooLarge { .. } => "the limit is set by `MODEL_RUNNER_HEAD_LIMIT`",
             Self::TooManyConnections { .. } => {
                 "try again; the limit is set by `MODEL_RUNNER_MAX_CONNECTIONS`"

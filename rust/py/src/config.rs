@@ -18,7 +18,7 @@ impl Config {
     #[new]
     #[pyo3(signature = (*, control_socket, host, port, socket, threads, backends, body_limit, queue_limit, heartbeat, origins,
         record_count, record_bytes, record_redaction,
-        head_limit, max_connections, idle_timeout, header_timeout, body_timeout, write_timeout,
+        head_limit, max_connections, idle_timeout, head_timeout, body_timeout, write_timeout,
         tls_port, tls_certificate, tls_key, tls_directory, tls_names))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one Python constructor")]
     fn new(
@@ -38,7 +38,7 @@ impl Config {
         head_limit: usize,
         max_connections: u64,
         idle_timeout: f64,
-        header_timeout: f64,
+        head_timeout: f64,
         body_timeout: f64,
         write_timeout: f64,
         tls_port: Option<u16>,
@@ -74,7 +74,7 @@ impl Config {
             head_limit,
             max_connections,
             idle_timeout: seconds(idle_timeout)?,
-            header_timeout: seconds(header_timeout)?,
+            head_timeout: seconds(head_timeout)?,
             body_timeout: seconds(body_timeout)?,
             write_timeout: seconds(write_timeout)?,
             tls,

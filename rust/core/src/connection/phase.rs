@@ -62,7 +62,7 @@ impl Phases {
     fn deadline(&self, config: &Config) -> Option<Instant> {
         let allowed = match self.phase.get() {
             Phase::Idle => config.idle_timeout,
-            Phase::Head => config.header_timeout,
+            Phase::Head => config.head_timeout,
             Phase::Busy => return None,
         };
         let since = self.since.get().unwrap_or_else(Instant::now);

@@ -12,7 +12,7 @@ const SOON: Duration = Duration::from_millis(100);
 const HALF_A_HEAD: &str = "GET /models HTTP/1.1\r\nHost: localhost\r\nX-Slow: ";
 
 fn with_short_heads() -> Rig {
-    Rig::with(|config| config.header_timeout = SOON)
+    Rig::with(|config| config.head_timeout = SOON)
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn a_client_that_asks_to_close_gets_its_answer_first() {
 #[test]
 fn a_stream_is_not_held_to_the_time_for_heads() {
     let timeout = Duration::from_millis(100);
-    let rig = Rig::with(|config| (config.header_timeout, config.idle_timeout) = (timeout, timeout));
+    let rig = Rig::with(|config| (config.head_timeout, config.idle_timeout) = (timeout, timeout));
     let engine = rig.engine("first");
     rig.publish(&[&engine]);
     let mut client = rig.asking(true);

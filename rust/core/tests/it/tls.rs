@@ -229,7 +229,7 @@ fn a_handshake_that_does_not_come_is_not_waited_for() {
     let change = self_made(directory.path());
     let rig = Rig::with(|config| {
         change(config);
-        config.header_timeout = Duration::from_millis(100);
+        config.head_timeout = Duration::from_millis(100);
     });
     for begun in [&b""[..], b"\x16", b"\x16\x03\x01\x02"] {
         let mut client =

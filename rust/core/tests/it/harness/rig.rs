@@ -64,7 +64,7 @@ impl Rig {
             head_limit: 64 * 1024,
             max_connections: 1000,
             idle_timeout: DEADLINE,
-            header_timeout: DEADLINE,
+            head_timeout: DEADLINE,
             body_timeout: DEADLINE,
             write_timeout: DEADLINE,
             heartbeat: None,
