@@ -13,7 +13,7 @@ from support.askers import (
     CHAT,
     SLOW,
     Asker,
-    connections,
+    at_engines,
     descriptors,
     frozen,
     read_what_comes,
@@ -183,11 +183,11 @@ def test_before_the_engine_says_a_word(ask, server, kind):
     path, body = KINDS[kind]
     load(server, path, body)
     before, open_before = ended(server), descriptors(server)
-    with frozen(server, body["model"]) as engine:
-        idle = connections(engine)
-        for count, way in enumerate(ENDS, idle + 1):
-            asker = ask(server, path, body, f"asked-{way}")
-            wait_until(lambda count=count: connections(engine) == count, "it reached the engine")
+    with frozen(server, body["model"]):
+        for way in ENDS:
+            name = f"asked-{way}"
+            asker = ask(server, path, body, name)
+            wait_until(lambda name=name: at_engines(server) == {name}, "the engine to be asked")
             end_early(asker, way)
             # The slot is free, or the next could not reach the engine; and so is its connection.
             only_its_own(server, open_before)
@@ -235,10 +235,9 @@ def test_a_stream_that_got_heartbeats_is_told_in_an_event(ask, directory):
     with running_server(directory, MODEL_RUNNER_SLOTS="1", MODEL_RUNNER_HEARTBEAT="0.02") as server:
         path, body = CHATS["a stream"]
         load(server, path, body)
-        with frozen(server, CHATTY) as engine:
-            idle = connections(engine)
+        with frozen(server, CHATTY):
             running = ask(server, path, {**body, "max_tokens": 1})
-            wait_until(lambda: connections(engine) == idle + 1, "the slot to be taken")
+            wait_until(lambda: len(at_engines(server)) == 1, "the slot to be taken")
             waiting = ask(server, path, body, "patient")
             response = waiting.response()
             assert response.status == 200

@@ -99,10 +99,11 @@ def engine_of(server: Server, model: str) -> tuple[int, Path]:
     raise AssertionError(f"no engine has {model} loaded")
 
 
-def connections(socket_path: Path) -> int:
-    """How many connections an engine has, those that it did not accept yet included."""
-    lines = Path("/proc/net/unix").read_text().splitlines()
-    return sum(line.endswith(f" {socket_path}") for line in lines) - 1
+def at_engines(server: Server) -> set[str]:
+    """The IDs of the requests that engines were asked and have not answered."""
+    models = server.request("/engines/requests").json()
+    records = [record for model in models for record in model["records"]]
+    return {record["request_id"] for record in records if record["status_code"] == 0}
 
 
 @contextlib.contextmanager
