@@ -316,8 +316,6 @@ async fn with_media(worker: &Worker, body: Bytes) -> Result<Bytes, Error> {
     let data = control::fetch_media(worker, &urls).await?;
     let fetched: Vec<(&str, String)> = urls.into_iter().zip(data).collect();
     let limit = worker.shared.config.body_limit;
-    match media::replace(&body, &addresses, &fetched) {
-        Some(edited) if edited.len() <= limit => Ok(edited.into()),
-        _ => Err(Error::BodyTooLarge { limit }),
-    }
+    let edited = media::replace(&body, &addresses, &fetched, limit);
+    edited.map(Bytes::from).ok_or(Error::BodyTooLarge { limit })
 }

@@ -126,21 +126,26 @@ fn inspect(
     Ok(())
 }
 
-/// The body with `data[i]` in place of each address whose URL is `urls[i]`; all other bytes stay. `None` if there is
-/// nothing for one of them.
+/// The body with what was `fetched` in place of each address; all other bytes stay. `None` if there is nothing for one of
+/// them, or if it would have more than `limit` bytes.
 pub(crate) fn replace(
     body: &[u8],
     addresses: &[Address],
     fetched: &[(&str, String)],
+    limit: usize,
 ) -> Option<Vec<u8>> {
     let mut edited = Vec::with_capacity(body.len());
     let mut copied = 0;
     for Address { literal, url } in addresses {
         let (_, data) = fetched.iter().find(|(known, _)| known == url)?;
         edited.extend_from_slice(body.get(copied..literal.start)?);
+        // Looked at each time: an address of 30 bytes may stand for 13 MB, in one body as often as it likes.
+        if data.len() > limit.checked_sub(edited.len())? {
+            return None;
+        }
         serde_json::to_writer(&mut edited, data).ok()?;
         copied = literal.end;
     }
     edited.extend_from_slice(body.get(copied..)?);
-    Some(edited)
+    (edited.len() <= limit).then_some(edited)
 }

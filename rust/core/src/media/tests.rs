@@ -112,9 +112,21 @@ fn only_the_addresses_are_replaced() {
     let original = body("\"http://a/\"", r#""http:\/\/b/""#);
     let found = addresses(original.as_bytes()).unwrap();
     let fetched = [("http://b/", "data:b".to_owned()), ("http://a/", "data:a".to_owned())];
-    let edited = replace(original.as_bytes(), &found, &fetched).unwrap();
-    assert_eq!(String::from_utf8(edited).unwrap(), body("\"data:a\"", "\"data:b\""));
-    assert_eq!(replace(original.as_bytes(), &found, &fetched[..1]), None);
+    let expected = body("\"data:a\"", "\"data:b\"");
+    let edited = replace(original.as_bytes(), &found, &fetched, expected.len()).unwrap();
+    assert_eq!(String::from_utf8(edited).unwrap(), expected);
+    assert_eq!(replace(original.as_bytes(), &found, &fetched, expected.len() - 1), None);
+    assert_eq!(replace(original.as_bytes(), &found, &fetched[..1], expected.len()), None);
+}
+
+#[test]
+fn an_image_that_is_asked_for_over_and_over_takes_no_more_memory_than_the_limit() {
+    let parts = vec![json!({ "image_url": CAT }); 100_000];
+    let body = json!({ "messages": [{ "content": parts }] }).to_string();
+    let found = addresses(body.as_bytes()).unwrap();
+    // One terabyte in all.
+    let fetched = [(CAT, "x".repeat(10_000_000))];
+    assert_eq!(replace(body.as_bytes(), &found, &fetched, 64 << 20), None);
 }
 
 proptest! {
@@ -130,7 +142,7 @@ proptest! {
         let body = json!({ "messages": [{ "content": [{ "text": text }, part] }], "n": text }).to_string();
         prop_assert_eq!(&urls(&body), std::slice::from_ref(&url));
         let found = addresses(body.as_bytes()).unwrap();
-        let edited = replace(body.as_bytes(), &found, &[(&url, "data:x".to_owned())]).unwrap();
+        let edited = replace(body.as_bytes(), &found, &[(&url, "data:x".to_owned())], 1000).unwrap();
         let part = json!({ "type": "image_url", "image_url": { "url": "data:x" } });
         let expected = json!({ "messages": [{ "content": [{ "text": text }, part] }], "n": text });
         prop_assert_eq!(serde_json::from_slice::<Value>(&edited).unwrap(), expected);
