@@ -1,4 +1,6 @@
+use std::future::Future as _;
 use std::io::Write as _;
+use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -44,14 +46,15 @@ fn what_has_no_coding_passes() {
 }
 
 #[test]
-fn codings_are_undone_from_the_last_to_the_first() {
+fn one_coding_is_undone_and_no_more() {
     assert_eq!(decoded(&gzip(b"text"), &["gzip"]).unwrap(), "text");
     assert_eq!(decoded(&gzip(b"text"), &["X-GZIP"]).unwrap(), "text");
     assert_eq!(decoded(&zstd(b"text"), &["zstd"]).unwrap(), "text");
+    assert_eq!(decoded(&gzip(b"text"), &["identity, gzip"]).unwrap(), "text");
+    // 100 bytes may be millions of empty members, of which nothing comes.
     let both = zstd(&gzip(b"text"));
-    assert_eq!(decoded(&both, &["gzip, identity ,zstd"]).unwrap(), "text");
-    assert_eq!(decoded(&both, &["gzip", "zstd"]).unwrap(), "text");
-    assert!(decoded(&both, &["zstd, gzip"]).is_err());
+    assert_eq!(refused(&both, "gzip, zstd").0, 415);
+    assert_eq!(decoded(&both, &["gzip", "zstd"]).unwrap_err().status(), 415);
 }
 
 #[test]
@@ -69,7 +72,6 @@ fn other_codings_are_named_in_the_refusal() {
         assert_eq!(status, 415);
         assert!(message.contains(encoding.rsplit(", ").next().unwrap()), "{message}");
     }
-    assert_eq!(refused(b"", "gzip, gzip, gzip, gzip").0, 415);
 }
 
 #[test]
@@ -107,7 +109,6 @@ fn a_body_of_just_the_limit_passes_and_one_byte_more_does_not() {
 
 #[test]
 fn a_bomb_is_given_up_at_the_limit() {
-    // 1 GiB in 1 MiB, and that in 1 KiB.
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     let zeros = vec![0; 1024 * 1024];
     for _ in 0..64 {
@@ -115,7 +116,6 @@ fn a_bomb_is_given_up_at_the_limit() {
     }
     let bomb = encoder.finish().unwrap();
     assert_eq!(refused(&bomb, "gzip").0, 413);
-    assert_eq!(refused(&gzip(&bomb), "gzip, gzip").0, 413);
 }
 
 #[test]
@@ -125,6 +125,27 @@ fn a_frame_that_wants_much_memory_is_refused() {
     let (status, message) = refused(&header, "zstd");
     assert_eq!(status, 400);
     assert!(message.contains("134217728"), "{message}");
+}
+
+#[test]
+fn what_decodes_to_nothing_does_not_hold_up_the_thread() {
+    let skippable = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
+    // Gzip's header, then stored blocks without a byte.
+    let header = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
+    let blocks = [&header[..], &[0, 0, 0, 0xff, 0xff].repeat(100_000)].concat();
+    for (encoding, body) in [
+        ("gzip", gzip(b"").repeat(20_000)),
+        ("gzip", blocks),
+        ("zstd", zstd(b"").repeat(20_000)),
+        ("zstd", [zstd(b""), skippable.repeat(20_000)].concat()),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.append(CONTENT_ENCODING, encoding.parse().unwrap());
+        let mut decoding = Box::pin(decode(body.into(), &headers, LIMIT));
+        let mut context = Context::from_waker(Waker::noop());
+        let turns = (0..).take_while(|_| decoding.as_mut().poll(&mut context).is_pending());
+        assert!(turns.count() >= 5, "{encoding}");
+    }
 }
 
 proptest! {

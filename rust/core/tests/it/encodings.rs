@@ -27,7 +27,6 @@ fn the_engine_gets_the_body_as_it_was() {
         ("gzip", gzip(chat(true))),
         ("x-gzip", gzip(chat(true))),
         ("zstd", zstd(chat(true))),
-        ("gzip, zstd", zstd(gzip(chat(true)))),
         ("identity", chat(true).into_bytes()),
     ] {
         let mut client = rig.client();
@@ -46,14 +45,14 @@ fn the_engine_gets_the_body_as_it_was() {
 fn what_is_taken_is_said_where_something_else_comes() {
     let (rig, engine) = Rig::with_engine();
     let mut client = rig.client();
-    for encoding in ["br", "deflate", "compress", "gzip, br"] {
+    for encoding in ["br", "deflate", "compress", "gzip, br", "gzip, gzip"] {
         client.ask("POST", CHAT, &[("Content-Encoding", encoding)], chat(false));
         let answer = client.message();
         assert_eq!(answer.refusal(), (415, "unsupported_encoding".to_owned()), "{encoding}");
         assert_eq!(answer.head.get("accept-encoding"), Some("gzip, zstd"));
     }
     assert!(engine.try_accept().is_none());
-    assert_eq!(rig.refused("unsupported_encoding"), 4);
+    assert_eq!(rig.refused("unsupported_encoding"), 5);
 }
 
 #[test]
@@ -61,9 +60,7 @@ fn a_bomb_costs_no_more_than_the_limit() {
     let (rig, engine) = Rig::with_engine();
     let mut client = rig.client();
     let bomb = vec![b' '; 64 * BODY_LIMIT];
-    for (encoding, body) in
-        [("gzip", gzip(&bomb)), ("zstd", zstd(&bomb)), ("gzip, gzip", gzip(gzip(&bomb)))]
-    {
+    for (encoding, body) in [("gzip", gzip(&bomb)), ("zstd", zstd(&bomb))] {
         assert!(body.len() < BODY_LIMIT);
         client.ask("POST", CHAT, &[("Content-Encoding", encoding)], body);
         assert_eq!(client.message().refusal(), (413, "body_too_large".to_owned()), "{encoding}");
