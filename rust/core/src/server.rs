@@ -77,9 +77,16 @@ pub(crate) async fn run(
     drop((tcp, tls, unix));
     worker.drain();
     draining.notify_waiters();
-    let drained =
-        tokio::time::timeout(grace, async { while connections.join_next().await.is_some() {} })
-            .await;
+    let drained = tokio::time::timeout(grace, async {
+        loop {
+            tokio::select! {
+                ended = connections.join_next() => if ended.is_none() { break },
+                // Who cancels waits for each thread's answer.
+                Some(order) = cancels.recv() => worker.tickets.cancel(order),
+            }
+        }
+    })
+    .await;
     connections.shutdown().await;
     Ok(drained.is_ok())
 }

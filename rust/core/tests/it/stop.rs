@@ -4,7 +4,8 @@ use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use crate::harness::{DEADLINE, Piece, Rig, wait_until};
+use crate::harness::client::CHAT;
+use crate::harness::{DEADLINE, Piece, Rig, chat, wait_until};
 
 #[test]
 fn a_stream_in_flight_ends_within_the_grace() {
@@ -70,6 +71,29 @@ fn idle_connections_are_closed_at_once() {
     busy.head();
     busy.pieces();
     assert!(stopped.recv_timeout(DEADLINE).expect("it stops"));
+}
+
+#[test]
+fn a_stream_is_cancelled_within_the_grace() {
+    let (mut rig, engine) = Rig::with_engine();
+    let mut client = rig.client();
+    client.ask("POST", CHAT, &[("X-Request-Id", "long")], chat(true));
+    let mut upstream = engine.begin_stream();
+    client.head();
+    client.chunk();
+    // A connection that has begun a request is not idle.
+    let mut other = rig.client();
+    other.send("POST /engines/requests/long/cancel HTTP/1.1\r\nHost: localhost\r\n");
+    let mut probe = rig.client();
+    probe.ping();
+    let stopped = rig.stop(DEADLINE * 3);
+    probe.assert_ended();
+    other.send("Content-Length: 0\r\n\r\n");
+    assert_eq!(other.message().head.status(), 200);
+    upstream.assert_ended();
+    assert_eq!(client.pieces().1, Piece::Last);
+    assert!(stopped.recv_timeout(DEADLINE).expect("it stops"));
+    rig.assert_outcomes([0, 0, 0, 1]);
 }
 
 #[test]
