@@ -39,7 +39,7 @@ const ROOM: usize = 512;
 /// Finished requests that a slow follower may be behind, as in Docker Model Runner.
 const FOLLOWERS_QUEUE: usize = 100;
 
-/// Longer header values are cut.
+/// Longer header values, paths and names of models are cut: clients may pad them as they like.
 const FIELD: usize = 256;
 
 /// A client may say what made the request: `ollama/chat`, `anthropic/messages`.
@@ -112,9 +112,9 @@ impl Recorder {
             instant: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
             request_id: text(asked.request_id),
             model_id: Arc::clone(&runner.model_id),
-            model: asked.model.to_owned(),
+            model: cut(asked.model.as_bytes()),
             mode: asked.mode,
-            url: canonical_path(asked.path),
+            url: cut(canonical_path(asked.path).as_bytes()),
             user_agent: field(USER_AGENT),
             origin: field(REQUEST_ORIGIN),
             request_length: asked.body.len(),
@@ -219,8 +219,11 @@ fn is_form(kind: &HeaderValue) -> bool {
 }
 
 fn text(value: &HeaderValue) -> String {
-    let value = value.as_bytes();
-    String::from_utf8_lossy(value.get(..FIELD).unwrap_or(value)).into_owned()
+    cut(value.as_bytes())
+}
+
+fn cut(text: &[u8]) -> String {
+    String::from_utf8_lossy(text.get(..FIELD).unwrap_or(text)).into_owned()
 }
 
 /// The path as Docker Model Runner records it, whichever alias was used. The query is not kept: it may hold a key.

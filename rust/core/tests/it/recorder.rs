@@ -589,3 +589,21 @@ fn a_request_for_scores_is_recorded_as_its_rerankings() {
             .all(|record| record["response"] == ranked && record["url"] == "/engines/score")
     );
 }
+
+#[test]
+fn padded_names_and_paths_take_no_more_room_than_others() {
+    let (rig, engine) = rig(|_| ());
+    let path = format!("{}{CHAT}", "/".repeat(5000));
+    let model = format!("{}{MODEL}", " ".repeat(50_000));
+    let mut client = rig.client();
+    client.ask("POST", &path, &[], chat_with(&model, true));
+    // The control plane knows the model without the padding.
+    rig.control.lease_call().0.answer_ok(r#"{"runner_id":"first"}"#);
+    let (mut upstream, _) = engine.receive();
+    upstream.answer_ok(ANSWER);
+    client.message();
+    let record = ended(&rig);
+    for member in ["model", "url"] {
+        assert_eq!(record[member].as_str().expect("text").len(), 256, "{member}");
+    }
+}
