@@ -192,8 +192,15 @@ impl Account {
         self.entry.pace = Pace::default();
     }
 
-    /// Book nothing: the engine never saw the request.
+    /// Book nothing, unless an engine has worked for the request before: this one never saw it.
     pub(crate) fn strike(mut self) {
+        if self.before != Usage::default() {
+            self.outcome = Outcome::EngineError;
+            if let Some(capture) = &mut self.capture {
+                capture.refused(&Error::EngineDied);
+            }
+            return;
+        }
         self.struck = true;
         if let Some(mut capture) = self.capture.take() {
             capture.strike();

@@ -166,6 +166,23 @@ fn a_client_that_leaves_while_the_engine_is_asked_again_is_noticed() {
 }
 
 #[test]
+fn what_an_engine_did_before_it_was_gone_when_asked_again_stays_on_the_books() {
+    let (rig, engine) = Rig::with_engine();
+    let (mut client, mut upstream, _) = stopping(&rig, &engine);
+    upstream.send_chunk(counted("", "\"length\"", 2));
+    drop(engine);
+    upstream.end_stream();
+    let (mut call, wanted) = rig.control.lease_call();
+    assert_eq!(wanted["failed_runner"], "first");
+    let refusal = json!({ "code": "stopping", "kind": "server_error", "message": "bye" });
+    call.answer("503 Service Unavailable", "", &refusal.to_string());
+    assert_eq!(client.message().refusal(), (503, "stopping".to_owned()));
+    rig.assert_outcomes([0, 0, 1, 0]);
+    assert_eq!(rig.totals().completion_tokens, 2);
+    rig.assert_at_rest();
+}
+
+#[test]
 fn a_client_that_leaves_ends_the_engines_stream() {
     let (rig, engine) = Rig::with_one_slot();
     let mut client = rig.asking(false);
