@@ -139,8 +139,11 @@ impl Recorder {
         match self.recording.redaction {
             Redaction::Off if body.len() <= limit => Kept::whole(body),
             // Media alone may be why it is so long, and they are not shown anyway.
-            Redaction::Off => match rewrite::rewrite(body, rules::Rule::Plain) {
-                Some(trimmed) => Kept::part(&trimmed, limit),
+            Redaction::Off => match rewrite::begin(body, rules::Rule::Plain, limit) {
+                Some((trimmed, unseen)) => {
+                    let kept = Kept::part(&trimmed, limit);
+                    Kept { missing: kept.missing + unseen, ..kept }
+                }
                 None => Kept::part(body, limit),
             },
             Redaction::Prompts | Redaction::All => {

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::super::rules::Rule;
-use super::rewrite;
+use super::{begin, rewrite};
 
 const RULES: [Rule; 4] = [Rule::Plain, Rule::Answer, Rule::Request, Rule::Response];
 
@@ -102,6 +102,19 @@ proptest! {
         let output = shown(&document.to_string(), Rule::Request).unwrap();
         prop_assert!(!output.contains("the secret"), "{}", output);
     }
+}
+
+#[test]
+fn what_would_not_be_kept_is_not_looked_at() {
+    // Nobody could tell that it is malformed without reading all of it.
+    let document = format!("[\"data:image/png;base64,{}\"{}!", "A".repeat(200), ",1".repeat(500));
+    assert_eq!(begin(document.as_bytes(), Rule::Plain, usize::MAX), None);
+    let (shown, unseen) = begin(document.as_bytes(), Rule::Plain, 300).unwrap();
+    assert!((300..310).contains(&shown.len()), "{}", shown.len());
+    assert!(shown.starts_with(b"[\"data:image/png;base64,AAAA"));
+    assert_eq!(document.as_bytes()[document.len() - unseen..].first(), Some(&b'1'));
+    // One that is short is read to its end.
+    assert_eq!(begin(b"[1,2]", Rule::Plain, 300), Some((b"[1,2]".to_vec(), 0)));
 }
 
 /// Put a secret somewhere into a document.
