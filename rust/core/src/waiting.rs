@@ -65,6 +65,10 @@ async fn continued(ticket: Rc<Ticket>, pending: Pending) -> Result<Answer, Bytes
     if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
         return Ok(response.into_body());
     }
+    if response.body().is_end_stream() {
+        // The model was to be loaded, and nothing else.
+        return Ok(response.into_body());
+    }
     // The engine refused it, with a JSON document and a status that can no more be told.
     let collected = Limited::new(response.into_body(), ERROR_LIMIT).collect().await;
     let document = collected.map_err(|_| Error::EngineDied.to_event())?.to_bytes();

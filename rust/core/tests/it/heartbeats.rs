@@ -52,6 +52,21 @@ fn a_stream_follows_the_heartbeats_byte_for_byte() {
 }
 
 #[test]
+fn who_only_wants_the_model_loaded_gets_no_event_after_the_heartbeats() {
+    let rig = rig();
+    let mut client = rig.client();
+    client.ask("POST", CHAT, &[("X-Preload-Only", "true")], chat(true));
+    let (mut call, _) = rig.control.lease_call();
+    client.head();
+    assert_eq!(client.chunk(), HEARTBEAT);
+    let engine = rig.engine("first");
+    rig.publish(&[&engine]);
+    call.grant("first");
+    assert_eq!(rest(&mut client), (String::new(), Piece::Last));
+    rig.assert_at_rest();
+}
+
+#[test]
 fn a_refusal_after_a_heartbeat_is_an_event() {
     let rig = rig();
     let (mut client, mut call) = kept_waiting(&rig);
