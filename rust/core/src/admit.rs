@@ -67,6 +67,10 @@ impl Admission {
 
     /// Let a request in, or say why not. `loopback`: it came over a TCP listener that only this machine can reach.
     pub(crate) fn admit<B>(&self, request: &Request<B>, loopback: bool) -> Result<Admitted, Error> {
+        // What stands in front may have looked at the other one (RFC 9112 §3.2).
+        if request.headers().get_all(HOST).iter().nth(1).is_some() {
+            return Err(Error::MalformedHead("it has more than one `Host`".to_owned()));
+        }
         if loopback
             && let Some(host) = host_of(request)
             && !is_ours(host)

@@ -123,6 +123,22 @@ fn two_lengths_are_refused() {
 }
 
 #[test]
+fn a_request_for_two_hosts_is_refused_wherever_it_goes() {
+    // What stands in front may have let it in for the one, and we for the other.
+    let (rig, engine) = Rig::with_engine();
+    let body = chat(false);
+    let length = body.len();
+    for path in [CHAT, "/v1/models"] {
+        let mut client = rig.client();
+        client.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nContent-Length: {length}\r\n\r\n{body}"
+        ));
+        assert_eq!(client.message().refusal(), (400, "malformed_head".to_owned()), "of {path}");
+    }
+    assert!(engine.try_accept().is_none());
+}
+
+#[test]
 fn an_absolute_target_is_understood() {
     let (rig, engine) = Rig::with_engine();
     let mut client = rig.client();
