@@ -282,6 +282,9 @@ impl Asked {
 fn peek(body: &[u8]) -> Result<(String, bool, usize), Error> {
     let peeked = peek::peek(body).map_err(|error| match error {
         PeekError::ModelNotAString => Error::ModelNotAString,
+        PeekError::Malformed { .. } if body.trim_ascii().is_empty() => {
+            Error::MalformedBody("it is empty: send a JSON object".to_owned())
+        }
         other => Error::MalformedBody(other.to_string()),
     })?;
     match peeked.model {

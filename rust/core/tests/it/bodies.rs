@@ -111,6 +111,18 @@ fn a_client_that_waits_for_leave_to_send_too_much_does_not_get_it() {
 }
 
 #[test]
+fn a_request_without_a_body_is_told_so_and_not_of_its_byte_0() {
+    let rig = Rig::new();
+    for body in ["", "  \r\n"] {
+        let mut client = rig.client();
+        client.ask("POST", CHAT, &[], body.to_owned());
+        let answer = client.message();
+        let text = String::from_utf8(answer.body).expect("text");
+        assert!(text.contains("it is empty: send a JSON object"), "{text}");
+    }
+}
+
+#[test]
 fn a_body_that_names_no_model_is_refused_with_the_reason() {
     let (rig, engine) = Rig::with_engine();
     let mut client = rig.client();
