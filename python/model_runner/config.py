@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -69,10 +70,30 @@ def _expand(path: Path) -> Path:
         raise ValueError(str(error)) from error
 
 
+def _known_origins(text: str) -> str:
+    """One that no browser ever sends would be a page that is refused in spite of it."""
+    for origin in _split(text):
+        if origin not in {"*", "null"} and not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                f"`{origin}` is no origin (it looks like `https://app.example.com` or "
+                "`http://host:*`, in lower case and with no path)"
+            )
+    return text
+
+
+def _split(text: str) -> list[str]:
+    return [entry for part in text.split(",") if (entry := part.strip())]
+
+
 def _bare_address(host: str) -> str:
     """IPv6 addresses are written in brackets wherever a port may follow."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
+
+# A scheme, a host and perhaps a port, as browsers write them.
+_ORIGIN = re.compile(
+    r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:(\*|[0-9]{1,5}))?"
+)
 
 Text = Annotated[str, BeforeValidator(_unquote)]
 Host = Annotated[Text, AfterValidator(_bare_address)]
@@ -80,6 +101,7 @@ Count = Annotated[int, BeforeValidator(_unquote)]
 Seconds = Annotated[float, BeforeValidator(_unquote)]
 Location = Annotated[Path, BeforeValidator(_unquote), AfterValidator(_expand)]
 Switch = Annotated[Literal["on", "off"], BeforeValidator(_switch)]
+Origins = Annotated[Text, AfterValidator(_known_origins)]
 Redaction = Annotated[Literal["off", "prompts", "all"], BeforeValidator(_word)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_level)]
@@ -226,7 +248,7 @@ class Settings(BaseSettings):
     )
 
     # Who may ask.
-    origins: Text = Field(
+    origins: Origins = Field(
         "",
         validation_alias="DMR_ORIGINS",
         description="Origins, separated by commas, whose pages may ask besides those of this "
@@ -397,7 +419,7 @@ class Settings(BaseSettings):
     @property
     def origin_list(self) -> list[str]:
         """The origins of `origins`, one by one."""
-        return [origin for part in self.origins.split(",") if (origin := part.strip())]
+        return _split(self.origins)
 
     @property
     def engine_log_dir(self) -> Path:

@@ -227,3 +227,39 @@ def test_the_recorder_can_be_switched_in_the_file(file):
     file.write_text("recorder = false\nrecord_redaction = 'prompts'\n")
     settings = load_settings()
     assert (settings.recorder, settings.record_redaction) == ("off", "prompts")
+
+
+@pytest.mark.parametrize(
+    "origins",
+    [
+        "*",
+        "null",
+        "https://app.example.com, http://intranet:*,http://[fd00::1]:8080",
+        "tauri://localhost,chrome-extension://abcdefgh",
+        " , ",
+    ],
+)
+def test_origins_that_browsers_send_may_be_allowed(monkeypatch, origins):
+    monkeypatch.setenv("DMR_ORIGINS", origins)
+    assert load_settings().origin_list == [
+        part.strip() for part in origins.split(",") if part.strip()
+    ]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://app.example.com/",
+        "app.example.com",
+        "https://App.Example.com",
+        "https://*.example.com",
+        "http://a http://b",
+        "http://[x",
+        "https://app.example.com:",
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused_and_not_ignored(monkeypatch, origin):
+    monkeypatch.setenv("DMR_ORIGINS", f"http://localhost, {origin}")
+    with pytest.raises(InvalidRequest, match="DMR_ORIGINS") as refused:
+        load_settings()
+    assert f"`DMR_ORIGINS`: `{origin}` is no origin" in str(refused.value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from model_runner.errors import InvalidRequest
 
@@ -29,11 +29,20 @@ def load_settings(flags: dict[str, object] | None = None) -> Settings:
         return Settings(**given)  # type: ignore[arg-type]  # it validates
     except ValidationError as error:
         problems = [
-            f"{_place(str(problem['loc'][0]), given, file_path())}: {problem['msg'].lower()}, "
+            f"{_place(str(problem['loc'][0]), given, file_path())}: {_said(problem)}, "
             f"not `{problem['input']}`"
             for problem in error.errors(include_url=False)
         ]
         raise InvalidRequest(f"invalid setting {'; '.join(problems)}") from error
+
+
+def _said(problem: Mapping[str, Any]) -> str:
+    """What is wrong with a value: in our words where we refused it, else in the library's."""
+    if problem["type"] == "value_error":
+        # It may quote the value, whose letters stay as they are.
+        return str(problem["ctx"]["error"])
+    message = str(problem["msg"])
+    return message[:1].lower() + message[1:]
 
 
 def _place(location: str, flags: Mapping[str, object], file: Path) -> str:
