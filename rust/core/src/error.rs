@@ -99,6 +99,9 @@ pub enum Error {
     /// Somebody cancelled the request by its ID.
     #[error("the request was cancelled")]
     Cancelled,
+    /// The server stops, and the time that it gives its requests is over.
+    #[error("the server is stopping")]
+    Stopping,
     /// The head of a request came too slowly.
     #[error("the rest of the request's head did not come in time")]
     HeadTimeout,
@@ -190,6 +193,7 @@ impl Error {
         "head_too_large",
         "too_many_connections",
         "cancelled",
+        "stopping",
     ];
 
     /// What kind of error it is: one of [`Error::CODES`].
@@ -222,6 +226,7 @@ impl Error {
             Self::HeadTooLarge { .. } => "head_too_large",
             Self::TooManyConnections { .. } => "too_many_connections",
             Self::Cancelled => "cancelled",
+            Self::Stopping => "stopping",
         }
     }
 
@@ -236,6 +241,7 @@ impl Error {
         match self {
             Self::QueueFull { .. }
             | Self::TooManyConnections { .. }
+            | Self::Stopping
             | Self::ControlUnreachable(_) => Fault::Runner,
             Self::EngineUnreachable(_) | Self::EngineDied => Fault::Engine,
             Self::Refused(refusal) if refusal.status >= 500 => Fault::Runner,
@@ -268,6 +274,7 @@ impl Error {
             Self::HostNotAllowed(_) | Self::OriginNotAllowed(_) => StatusCode::FORBIDDEN,
             Self::QueueFull { .. }
             | Self::TooManyConnections { .. }
+            | Self::Stopping
             | Self::ControlUnreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Refused(refusal) => {
                 StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
@@ -371,6 +378,9 @@ impl Error {
                 "use `localhost` or an address, or listen on another address"
             }
             Self::OriginNotAllowed(_) => "allow it with `DMR_ORIGINS`",
+            Self::Stopping => {
+                "try again when it is back; `MODEL_RUNNER_STOP_GRACE` is the time it gives"
+            }
             Self::QueueFull { .. } => "try again; the limit is set by `MODEL_RUNNER_QUEUE_LIMIT`",
             Self::EngineUnreachable(_) | Self::EngineDied => {
                 "the next request starts it anew; its log says why it stopped"

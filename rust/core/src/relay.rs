@@ -235,7 +235,7 @@ impl Drop for Account {
         self.lease.runner().totals.book(self.worker.index, self.outcome, &self.entry);
         if let Some(mut capture) = self.capture.take() {
             if self.ticket.is_cancelled() {
-                capture.refused(&Error::Cancelled);
+                capture.refused(&self.ticket.end());
             }
             capture.close(self.outcome, &self.entry);
         }
@@ -347,7 +347,7 @@ impl Relay {
         self.connection = None;
         if self.observer.is_stream() {
             self.stage = Stage::Complete;
-            let event = self.observer.on_new_line(Error::Cancelled.to_event());
+            let event = self.observer.on_new_line(self.account.ticket.end().to_event());
             self.account.record(&event);
             Ok(Frame::data(event))
         } else {

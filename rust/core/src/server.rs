@@ -17,6 +17,9 @@ use crate::worker::{Door, Worker};
 /// How often idle engine connections are looked at. The engine closes them after 5 s, we after 4 s.
 const SWEEP: Duration = Duration::from_millis(500);
 
+/// Requests that outlast the grace are told so within this time.
+const FAREWELL: Duration = Duration::from_millis(250);
+
 /// After this long a failed `accept` (no file descriptors left, say) is tried again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -87,6 +90,12 @@ pub(crate) async fn run(
         }
     })
     .await;
+    if drained.is_err() {
+        // Whoever listens is told why their request ends.
+        worker.tickets.cancel_all();
+        let told = async { while connections.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(FAREWELL, told).await;
+    }
     connections.shutdown().await;
     Ok(drained.is_ok())
 }

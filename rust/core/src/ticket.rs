@@ -74,7 +74,7 @@ impl Ticket {
     /// Count an error that the request is answered with, unless what became of it is counted elsewhere.
     pub(crate) fn refuse(&self, error: &Error) {
         // A cancelled request that an engine was working on stands on its model's account.
-        if !(matches!(error, Error::Cancelled) && self.settled.get()) {
+        if !(matches!(error, Error::Cancelled | Error::Stopping) && self.settled.get()) {
             self.worker.counters.refuse(error);
         }
         self.settle(true);
@@ -99,7 +99,7 @@ impl Ticket {
     /// Do the work, but drop it as soon as the request is cancelled.
     ///
     /// # Errors
-    /// [`Error::Cancelled`], besides those of the work.
+    /// [`Error::Cancelled`] or [`Error::Stopping`], besides those of the work.
     pub(crate) async fn unless_cancelled<T>(
         &self,
         work: impl Future<Output = Result<T, Error>>,
@@ -107,11 +107,16 @@ impl Ticket {
         let mut work = pin!(work);
         poll_fn(|context| {
             if self.poll_cancelled(context) {
-                return Poll::Ready(Err(Error::Cancelled));
+                return Poll::Ready(Err(self.end()));
             }
             work.as_mut().poll(context)
         })
         .await
+    }
+
+    /// Why it was cancelled: by its ID, or with all others since the server stops.
+    pub(crate) fn end(&self) -> Error {
+        if self.worker.tickets.all_cancelled.get() { Error::Stopping } else { Error::Cancelled }
     }
 
     fn cancel(&self) {
@@ -161,6 +166,8 @@ pub(crate) struct Tickets {
     /// Keyed at random, so that nobody can guess the ID of another's request, and cancel it.
     random: [RandomState; 2],
     made: Cell<u64>,
+    /// The server stops, and the time that it gave is over.
+    all_cancelled: Cell<bool>,
 }
 
 impl Tickets {
@@ -174,19 +181,32 @@ impl Tickets {
 
     /// Cancel this thread's requests with that ID, and answer how many there were.
     pub(crate) fn cancel(&self, order: Cancel) {
-        let named = |ticket: &Rc<Ticket>| {
+        let cancelled = self.cancel_those(|ticket| {
             ticket.id.as_bytes() == order.id.as_bytes() && !ticket.exempt.get()
-        };
+        });
+        // Whoever asked may be gone.
+        let _ = order.answer.send(cancelled);
+    }
+
+    /// Cancel all of this thread's requests.
+    pub(crate) fn cancel_all(&self) {
+        self.all_cancelled.set(true);
+        self.cancel_those(|_| true);
+    }
+
+    fn cancel_those(&self, meant: impl Fn(&Ticket) -> bool) -> usize {
         let open = self.open.borrow();
-        let found: Vec<_> =
-            open.iter().filter_map(|(_, ticket)| ticket.upgrade()).filter(named).collect();
+        let found: Vec<_> = open
+            .iter()
+            .filter_map(|(_, ticket)| ticket.upgrade())
+            .filter(|ticket| meant(ticket))
+            .collect();
         // Dropping one looks at the list.
         drop(open);
         for ticket in &found {
             ticket.cancel();
         }
-        // Whoever asked may be gone.
-        let _ = order.answer.send(found.len());
+        found.len()
     }
 }
 

@@ -109,8 +109,9 @@ impl Waiting {
             match &mut self.stage {
                 Stage::Waiting { .. } if self.ticket.poll_cancelled(context) => {
                     self.stage = Stage::Ended;
-                    self.ticket.refuse(&Error::Cancelled);
-                    return Poll::Ready(Some(Ok(Frame::data(Error::Cancelled.to_event()))));
+                    let end = self.ticket.end();
+                    self.ticket.refuse(&end);
+                    return Poll::Ready(Some(Ok(Frame::data(end.to_event()))));
                 }
                 Stage::Waiting { rest, beats } => match rest.as_mut().poll(context) {
                     Poll::Ready(Ok(answer)) => self.stage = Stage::Streaming(answer),

@@ -97,7 +97,7 @@ fn a_stream_is_cancelled_within_the_grace() {
 }
 
 #[test]
-fn a_stream_that_outlasts_the_grace_is_cut() {
+fn who_outlasts_the_grace_is_told_so() {
     let (mut rig, engine) = Rig::with_engine();
     let mut client = rig.asking(true);
     let mut upstream = engine.begin_stream();
@@ -105,8 +105,25 @@ fn a_stream_that_outlasts_the_grace_is_cut() {
     client.chunk();
     let stopped = rig.stop(Duration::from_millis(50));
     assert!(!stopped.recv_timeout(DEADLINE).expect("it stops"));
-    assert_eq!(client.piece(), Piece::Cut);
+    let (body, end) = client.pieces();
+    assert_eq!(end, Piece::Last);
+    let event = String::from_utf8(body).expect("text");
+    assert!(event.starts_with("data: {\"error\":"), "{event}");
+    assert!(event.contains("\"code\":\"stopping\"") && event.contains("server_error"), "{event}");
     upstream.assert_ended();
+    rig.assert_outcomes([0, 0, 0, 1]);
+    rig.assert_at_rest();
+}
+
+#[test]
+fn who_has_no_answer_yet_when_the_grace_ends_gets_a_status() {
+    let (mut rig, engine) = Rig::with_engine();
+    let mut client = rig.asking(false);
+    let _upstream = engine.receive();
+    let stopped = rig.stop(Duration::from_millis(50));
+    let answer = client.message();
+    assert_eq!(answer.refusal(), (503, "stopping".to_owned()));
+    assert!(!stopped.recv_timeout(DEADLINE).expect("it stops"));
     rig.assert_outcomes([0, 0, 0, 1]);
     rig.assert_at_rest();
 }
