@@ -115,7 +115,7 @@ fn a_request_without_a_body_is_told_so_and_not_of_its_byte_0() {
     let rig = Rig::new();
     for body in ["", "  \r\n"] {
         let mut client = rig.client();
-        client.ask("POST", CHAT, &[], body.to_owned());
+        client.ask("POST", CHAT, &[], body);
         let answer = client.message();
         let text = String::from_utf8(answer.body).expect("text");
         assert!(text.contains("it is empty: send a JSON object"), "{text}");
