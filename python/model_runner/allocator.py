@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,23 +18,34 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 2.0
 # A stream takes some 15 KiB: fewer are not worth a pause of the threads that allocate meanwhile.
-_WORTH_CONNECTIONS = 64
+_FEW_CONNECTIONS = 64
+_WORTH_BYTES = 4 * 1024 * 1024
 
 
 class Tide:
-    """Tells when a burst is over: most of the connections that there were have ended."""
+    """Tells when memory that was taken for a burst of connections can go back.
 
-    def __init__(self) -> None:
+    A burst may begin and end between two looks: its memory shows it all the same.
+
+    Args:
+        resident: Bytes of memory at the start.
+    """
+
+    def __init__(self, resident: int) -> None:
+        self._low = resident
         self._highest = 0
 
-    def has_gone_out(self, connections: int) -> bool:
-        """Whether that is so now, with so many connections; true once for each burst."""
+    def has_gone_out(self, connections: int, resident: int) -> bool:
+        """Whether most connections have ended, and there is more memory than before they came."""
+        self._low = min(self._low, resident)
         self._highest = max(self._highest, connections)
-        gone = self._highest - connections
-        over = gone >= _WORTH_CONNECTIONS and gone >= connections
-        if over:
-            self._highest = connections
-        return over
+        calm = connections < _FEW_CONNECTIONS or connections <= self._highest // 2
+        return calm and resident - self._low >= _WORTH_BYTES
+
+    def settle(self, connections: int, resident: int) -> None:
+        """What is left, now that memory went back, is needed."""
+        self._low = resident
+        self._highest = connections
 
 
 def trim() -> Callable[[], object] | None:
@@ -65,9 +78,19 @@ async def after_bursts(connections: Callable[[], int]) -> AsyncIterator[None]:
 
 
 async def _watch(connections: Callable[[], int], give_back: Callable[[], object]) -> None:
-    tide = Tide()
+    tide = Tide(_resident_bytes())
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
-        if tide.has_gone_out(connections()):
+        if tide.has_gone_out(connections(), _resident_bytes()):
             # ctypes lets other threads run meanwhile.
             await asyncio.to_thread(give_back)
+            tide.settle(connections(), _resident_bytes())
+
+
+def _resident_bytes() -> int:
+    """Memory of this process; 0 where the system does not say, so that nothing is ever due."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -21,16 +21,29 @@ def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
+MIB = 1024 * 1024
+
+
 def test_a_burst_is_over_when_most_of_its_connections_have_ended():
-    tide = allocator.Tide()
-    seen = [tide.has_gone_out(open_now) for open_now in (10, 1000, 900, 501, 500, 499, 10, 5, 0)]
-    # At half, and once more when little is left; never for a few.
-    assert seen == [False, False, False, False, True, False, True, False, False]
+    tide = allocator.Tide(14 * MIB)
+    during = [(10, 14), (1000, 28), (900, 28), (501, 28)]
+    assert not any(tide.has_gone_out(open_now, held * MIB) for open_now, held in during)
+    assert tide.has_gone_out(500, 28 * MIB)
+    tide.settle(500, 22 * MIB)
+    assert not tide.has_gone_out(499, 22 * MIB)
+    assert not tide.has_gone_out(5, 22 * MIB), "what is left is needed"
 
 
-def test_a_few_connections_are_no_burst():
-    tide = allocator.Tide()
-    assert not any(tide.has_gone_out(open_now) for open_now in (0, 63, 0, 63, 1))
+def test_a_burst_between_two_looks_shows_in_memory():
+    tide = allocator.Tide(14 * MIB)
+    assert not tide.has_gone_out(3, 15 * MIB)
+    assert tide.has_gone_out(3, 28 * MIB)
+
+
+def test_memory_that_others_gave_back_is_the_new_low():
+    tide = allocator.Tide(40 * MIB)
+    assert not tide.has_gone_out(3, 20 * MIB)
+    assert tide.has_gone_out(3, 24 * MIB)
 
 
 def test_freed_memory_goes_back():
@@ -50,7 +63,9 @@ def free_much():
     libc.malloc.restype = ctypes.c_void_p
     libc.malloc.argtypes = libc.free.argtypes = None
     allocator._LOOK_SECONDS = 0.001
+    tide = allocator.Tide
     before = resident_bytes()
+    allocator.Tide = lambda _: tide(before)
     blocks = [libc.malloc(ctypes.c_size_t(4000)) for _ in range(10_000)]
     for block in blocks:
         ctypes.memset(block, 1, 4000)
@@ -59,10 +74,9 @@ def free_much():
         libc.free(ctypes.c_void_p(block))
     held = resident_bytes()
     assert held - before > 30e6
-    counts = iter([1000])
 
     async def burst():
-        async with allocator.after_bursts(lambda: next(counts, 0)):
+        async with allocator.after_bursts(lambda: 0):
             await asyncio.to_thread(
                 wait_until, lambda: resident_bytes() < held - 30e6, "what was freed to go back"
             )

@@ -73,7 +73,7 @@ where
     let config = &site.worker.shared.config;
     if site.open.is_none() {
         let limit = config.max_connections;
-        return refuse(site, stream, &Error::TooManyConnections { limit }).await;
+        return Box::pin(refuse(site, stream, &Error::TooManyConnections { limit })).await;
     }
     let stream = Stall::new(stream, config.write_timeout);
     let http2 = match protocol {
@@ -81,7 +81,8 @@ where
         Protocol::Any => http1::serve(site, stream).await,
     };
     if let Some((stream, read)) = http2 {
-        http2::serve(site, stream, read).await;
+        // Boxed, for its state is four times that of HTTP/1, which would carry it along.
+        Box::pin(http2::serve(site, stream, read)).await;
     }
 }
 

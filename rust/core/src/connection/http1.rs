@@ -92,7 +92,8 @@ where
     {
         return Some((stream, parts.read_buf));
     }
-    say_why(site, stream, end, &phases).await;
+    // Boxed, as all that few connections come to: its state would be in each.
+    Box::pin(say_why(site, stream, end, &phases)).await;
     None
 }
 

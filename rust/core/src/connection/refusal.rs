@@ -19,7 +19,8 @@ where
     let told = async {
         stream.write_all(&answer(error)).await?;
         stream.shutdown().await?;
-        let mut rest = [0; 4096];
+        // On the heap: an array is a part of the state of whoever waits.
+        let mut rest = vec![0; 4096];
         while stream.read(&mut rest).await? > 0 {}
         Ok::<_, std::io::Error>(())
     };
