@@ -138,14 +138,11 @@ impl Recorder {
         }
         match self.recording.redaction {
             Redaction::Off if body.len() <= limit => Kept::whole(body),
-            // Media alone may be why it is so long, and they are not shown anyway.
-            Redaction::Off => match rewrite::begin(body, rules::Rule::Plain, limit) {
-                Some((trimmed, unseen)) => {
-                    let kept = Kept::part(&trimmed, limit);
-                    Kept { missing: kept.missing + unseen, ..kept }
-                }
-                None => Kept::part(body, limit),
-            },
+            // As it is: what is not shown of it is cut when it is shown, for a prompt of 400 KB takes 0.2 ms.
+            Redaction::Off if body.len() <= self.recording.bytes / 8 => {
+                Kept { bytes: body.clone(), missing: 0 }
+            }
+            Redaction::Off => render::trimmed(body, limit),
             Redaction::Prompts | Redaction::All => {
                 Kept::part(&render::redacted(body, rules::Rule::Request), limit)
             }

@@ -3,6 +3,8 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::tape::Tape;
 use crate::assemble::Shape;
 use crate::endpoint::Mode;
@@ -11,19 +13,19 @@ use crate::usage::Usage;
 /// Bytes of a body, as far as they are kept.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Kept {
-    pub(super) bytes: Box<[u8]>,
+    pub(super) bytes: Bytes,
     /// How many more there were.
     pub(super) missing: usize,
 }
 
 impl Kept {
     pub(super) fn whole(bytes: &[u8]) -> Self {
-        Self { bytes: bytes.into(), missing: 0 }
+        Self { bytes: Bytes::copy_from_slice(bytes), missing: 0 }
     }
 
     pub(super) fn part(bytes: &[u8], limit: usize) -> Self {
         let part = bytes.get(..limit).unwrap_or(bytes);
-        Self { bytes: part.into(), missing: bytes.len() - part.len() }
+        Self { bytes: Bytes::copy_from_slice(part), missing: bytes.len() - part.len() }
     }
 }
 

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::BODY;
 use super::record::{Answer, End, Kept, Kind, Parts};
-use super::rewrite::rewrite;
+use super::rewrite::{begin, rewrite};
 use super::rules::Rule;
 use super::tape::Tape;
 use crate::assemble::{Assembled, Assembler, Shape};
@@ -160,6 +161,10 @@ fn is_zero(count: &usize) -> bool {
 pub(super) fn write(parts: &Parts, output: &mut Vec<u8>) {
     let head = &*parts.head;
     let (request, request_truncated) = match parts.request.upgrade() {
+        Some(kept) if kept.bytes.len() > BODY => {
+            let kept = trimmed(&kept.bytes, BODY);
+            (text(&kept), kept.missing)
+        }
         Some(kept) => (text(&kept), kept.missing),
         None => (String::new(), head.request_length),
     };
@@ -223,6 +228,17 @@ fn shown(answer: &Answer, end: &End) -> (Option<String>, Option<String>, usize) 
         }
     };
     (response, error.map(as_error), missing)
+}
+
+/// The begin of a long body without its media, which alone may be why it is so long.
+pub(super) fn trimmed(body: &[u8], limit: usize) -> Kept {
+    match begin(body, Rule::Plain, limit) {
+        Some((trimmed, unseen)) => {
+            let kept = Kept::part(&trimmed, limit);
+            Kept { missing: kept.missing + unseen, ..kept }
+        }
+        None => Kept::part(body, limit),
+    }
 }
 
 /// A body as text, media cut, with a note where it ends early.
