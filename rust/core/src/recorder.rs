@@ -1,7 +1,7 @@
 //! The last requests of each model with their answers, to be read at `/engines/requests`: bounded by count and by bytes.
 //!
-//! What passes is copied, and nothing more: it is read, merged and trimmed when somebody asks for it. Only what a redaction
-//! forbids to keep is taken out at once.
+//! What passes is copied, and a long request that is in memory anyway is held, and nothing more: it is read, merged and trimmed
+//! when somebody asks for it. Only what a redaction forbids to keep is taken out at once.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -207,9 +207,7 @@ impl Account {
         }
         self.ticket.settle(false);
     }
-}
 
-impl Account {
     fn record(&mut self, bytes: &[u8]) {
         if let Some(capture) = &mut self.capture {
             capture.push(bytes);

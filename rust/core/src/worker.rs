@@ -76,6 +76,10 @@ impl Worker {
     /// Open a connection for the runner's next request, once this thread has done what it is at. The task waits for nothing, so
     /// nobody needs to wait for it.
     pub(crate) fn prepare(self: &Rc<Self>, runner: &Arc<Runner>) {
+        // Streams ask when they begin and when they end: mostly there is one already, which is no reason for a task.
+        if !self.pool.lacks(runner) {
+            return;
+        }
         let (worker, runner) = (Rc::clone(self), Arc::clone(runner));
         spawn_local(async move {
             if worker.draining() || runner.is_retired() || !worker.pool.lacks(&runner) {
