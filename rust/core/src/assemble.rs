@@ -60,6 +60,8 @@ pub(crate) enum Told {
 pub(crate) struct Plan {
     pub(crate) shape: Shape,
     pub(crate) told: Told,
+    /// Each choice is to say which stop string ended it, as `stop_string`.
+    pub(crate) names_stop: bool,
 }
 
 /// Members of an answer that every event repeats, in the answer's order around `object` and `usage`.
@@ -107,7 +109,7 @@ pub(crate) enum Assembled {
 impl Assembler {
     /// Of a stream as a client asks for it.
     pub(crate) fn new(shape: Shape) -> Self {
-        Self::of(Plan { shape, told: Told::Usage })
+        Self::of(Plan { shape, told: Told::Usage, names_stop: false })
     }
 
     pub(crate) fn of(plan: Plan) -> Self {
@@ -177,6 +179,9 @@ impl Assembler {
         if let Some(choice) = self.choices.iter_mut().find(|choice| choice.index() == self.latest) {
             choice.report(usage, timings);
             choice.ended_by(stop_string);
+            if self.plan.names_stop {
+                choice.names_stop(stop_string);
+            }
             self.lacking |= self.plan.told == Told::Probabilities && choice.lacks_probabilities();
         }
         Some(())

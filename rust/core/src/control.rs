@@ -81,6 +81,20 @@ pub(crate) async fn fetch_media(worker: &Worker, urls: &[&str]) -> Result<Vec<St
     Err(unreachable("it did not fetch every image"))
 }
 
+/// Ask the private path `path`, with a JSON object, for a JSON document.
+///
+/// # Errors
+/// [`Error::Refused`] with the control plane's reason, [`Error::ControlUnreachable`] if there is no answer.
+pub(crate) async fn ask(
+    worker: &Worker,
+    path: &'static str,
+    body: Vec<u8>,
+) -> Result<Bytes, Error> {
+    // What it is asked for came in as one request, or goes into one.
+    let limit = worker.shared.config.body_limit.saturating_add(ANSWER_LIMIT);
+    post(worker, path, body, limit).await
+}
+
 async fn call<Asked: Serialize, Answered: DeserializeOwned>(
     worker: &Worker,
     path: &'static str,
@@ -88,6 +102,16 @@ async fn call<Asked: Serialize, Answered: DeserializeOwned>(
     limit: usize,
 ) -> Result<Answered, Error> {
     let body = serde_json::to_vec(asked).map_err(unreachable)?;
+    let answer = post(worker, path, body, limit).await?;
+    serde_json::from_slice(&answer).map_err(unreachable)
+}
+
+async fn post(
+    worker: &Worker,
+    path: &'static str,
+    body: Vec<u8>,
+    limit: usize,
+) -> Result<Bytes, Error> {
     let request = Request::builder()
         .method(Method::POST)
         .uri(path)
@@ -102,7 +126,7 @@ async fn call<Asked: Serialize, Answered: DeserializeOwned>(
     let status = response.status();
     let answer = read(&mut connection, response, limit).await?;
     if status.is_success() {
-        return serde_json::from_slice(&answer).map_err(unreachable);
+        return Ok(answer);
     }
     let mut refusal: Box<Refusal> = serde_json::from_slice(&answer).map_err(unreachable)?;
     refusal.status = status.as_u16();

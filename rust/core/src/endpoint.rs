@@ -56,6 +56,17 @@ pub enum Content {
     Scores,
     /// A form with a field `model`.
     Form,
+    /// A JSON object in another dialect than the engine's.
+    Foreign(Foreign),
+}
+
+/// A request in another dialect than the engine's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    /// Anthropic's messages.
+    Messages,
+    /// How many tokens such messages are.
+    CountTokens,
 }
 
 /// What the path says of an inference request.
@@ -78,6 +89,20 @@ impl Target {
 
     const fn aside(upstream_path: &'static str, takes: Takes, content: Content) -> Self {
         Self { mode: Mode::Completion, upstream_path, takes, content }
+    }
+
+    /// In another dialect; what the engine is asked is known when the body is.
+    const fn foreign(foreign: Foreign) -> Self {
+        Self::new(Mode::Completion, "", Content::Foreign(foreign))
+    }
+
+    /// A model is to speak, asked at this path of the engine's.
+    pub(crate) const fn speech(upstream_path: &'static str) -> Self {
+        let content = match upstream_path.as_bytes() {
+            b"/v1/chat/completions" => Content::Messages,
+            _ => Content::Json,
+        };
+        Self::new(Mode::Completion, upstream_path, content)
     }
 
     /// The modes of runners that can answer, the one to be started first.
@@ -219,6 +244,8 @@ struct Inside<'a> {
 /// `/engines/{backend}/v1/x`, `/engines/v1/x`, `/v1/x` and `/x` to `v1/x` and `x`.
 fn inside_engine(path: &str) -> Option<Inside<'_>> {
     let relative = path.strip_prefix('/')?;
+    // Anthropic's clients are given a base address of their own, too.
+    let relative = relative.strip_prefix("anthropic/").unwrap_or(relative);
     let Some(rest) = relative.strip_prefix("engines/") else {
         return Some(Inside { backend: None, path: relative });
     };
@@ -254,6 +281,8 @@ fn inference(name: &str, versioned: bool) -> Option<Target> {
         "chat/completions/input_tokens" => {
             Target::aside("/v1/chat/completions/input_tokens", Takes::Aside, Messages)
         }
+        "messages" if versioned => Target::foreign(Foreign::Messages),
+        "messages/count_tokens" if versioned => Target::foreign(Foreign::CountTokens),
         "responses/input_tokens" => {
             Target::aside("/v1/responses/input_tokens", Takes::Aside, Messages)
         }

@@ -14,6 +14,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::account::Outcome;
 use crate::assemble::{Assembler, Plan, Question, Told};
+use crate::dialect::decoder;
 use crate::error::Error;
 use crate::observe::Observer;
 use crate::relay::{Account, Answer, Gathered, Relay, Whole};
@@ -237,10 +238,8 @@ async fn gather(
     whole.read().await;
     while let Some(Question { path, body }) = call.unassembled.and_then(|body| whole.question(body))
     {
-        let body = &Bytes::from(body);
-        let question = Call { path, body, ..call.as_it_came() };
         // If the engine does not say, it is asked for the whole answer.
-        let Some(answer) = answer_to(question, &worker, &runner).await else { break };
+        let Ok(answer) = question(path, body, &worker, &runner).await else { break };
         if whole.learn(&answer).is_none() {
             break;
         }
@@ -253,14 +252,46 @@ async fn gather(
 }
 
 /// The engine's answer to a question of ours, on a connection of its own.
-async fn answer_to(question: Call<'_>, worker: &Worker, runner: &Runner) -> Option<Vec<u8>> {
-    let sent = send_fresh(&question, question.head(runner), worker, runner).await;
-    let (_, mut connection) = sent.ok().filter(|(head, _)| head.parts.status.is_success())?;
+///
+/// # Errors
+/// The engine's own, or that it does not answer.
+pub(crate) async fn question(
+    path: &'static str,
+    body: Vec<u8>,
+    worker: &Worker,
+    runner: &Runner,
+) -> Result<Bytes, Error> {
+    let (headers, body) = (HeaderMap::new(), Bytes::from(body));
+    let call = Call {
+        path,
+        query: None,
+        headers: &headers,
+        body: &body,
+        assembled: None,
+        unassembled: None,
+    };
+    let sent = send_fresh(&call, call.head(runner), worker, runner).await;
+    let (head, mut connection) =
+        sent.map_err(|error| Error::EngineUnreachable(error.to_string()))?;
     let mut answer = Vec::new();
     while let Some(chunk) = poll_fn(|context| connection.poll_data(context)).await {
-        answer.extend_from_slice(&chunk.ok()?);
+        answer.extend_from_slice(&chunk.map_err(|_| Error::EngineDied)?);
     }
-    Some(answer)
+    if head.parts.status.is_success() {
+        return Ok(answer.into());
+    }
+    Err(refused(head.parts.status, &answer))
+}
+
+/// What an engine says in place of an answer.
+pub(crate) fn refused(status: StatusCode, document: &[u8]) -> Error {
+    let mut complaint = decoder::complaint(document).unwrap_or_default();
+    complaint.status = status.as_u16();
+    if complaint.message.is_empty() {
+        complaint.message =
+            format!("the engine refused the request with status {}", status.as_u16());
+    }
+    Error::EngineRefused(Box::new(complaint))
 }
 
 fn is_event_stream(answer: &Head) -> bool {

@@ -39,6 +39,14 @@ pub enum Error {
         /// What is wrong with it, and what to do about it.
         reason: String,
     },
+    /// The same of a member that is named by its path, `messages.0.role`.
+    #[error("{param}: {reason}")]
+    InvalidField {
+        /// Its path.
+        param: String,
+        /// What is wrong with it, and what to do about it.
+        reason: String,
+    },
     /// The body is in a `Content-Encoding` that is not taken.
     #[error("the request body's encoding is not supported: `{0}`")]
     UnsupportedEncoding(String),
@@ -93,6 +101,9 @@ pub enum Error {
     /// The engine could not be reached, or died before it answered.
     #[error("the engine did not answer: {0}")]
     EngineUnreachable(String),
+    /// The engine refused the request, or failed at it, and said why.
+    #[error("{}", .0.message)]
+    EngineRefused(Box<Complaint>),
     /// The engine died in the middle of its answer.
     #[error("the engine stopped in the middle of its answer")]
     EngineDied,
@@ -123,6 +134,17 @@ pub enum Error {
     /// The client left before there was an answer. Counted, never sent.
     #[error("the client left before it was answered")]
     ClientLeft,
+}
+
+/// An engine's error.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Complaint {
+    /// As an HTTP status, from 400 to 599.
+    pub status: u16,
+    /// In the engine's words.
+    pub message: String,
+    /// The engine's own type of it; empty if it names none.
+    pub kind: String,
 }
 
 /// The control plane's reason for not giving a lease.
@@ -186,6 +208,7 @@ impl Error {
         "refused",
         "control_unreachable",
         "engine_unreachable",
+        "engine_refused",
         "engine_died",
         "client_left",
         "head_timeout",
@@ -202,7 +225,7 @@ impl Error {
             Self::MalformedBody(_) => "malformed_body",
             Self::MissingModel => "missing_model",
             Self::ModelNotAString => "invalid_model",
-            Self::InvalidParameter { .. } => "invalid_parameter",
+            Self::InvalidParameter { .. } | Self::InvalidField { .. } => "invalid_parameter",
             Self::UnsupportedEncoding(_) => "unsupported_encoding",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::BodyIncomplete => "body_incomplete",
@@ -219,6 +242,7 @@ impl Error {
             Self::Refused(_) => "refused",
             Self::ControlUnreachable(_) => "control_unreachable",
             Self::EngineUnreachable(_) => "engine_unreachable",
+            Self::EngineRefused(_) => "engine_refused",
             Self::EngineDied => "engine_died",
             Self::ClientLeft => "client_left",
             Self::HeadTimeout => "head_timeout",
@@ -244,6 +268,7 @@ impl Error {
             | Self::Stopping
             | Self::ControlUnreachable(_) => Fault::Runner,
             Self::EngineUnreachable(_) | Self::EngineDied => Fault::Engine,
+            Self::EngineRefused(complaint) if complaint.status >= 500 => Fault::Engine,
             Self::Refused(refusal) if refusal.status >= 500 => Fault::Runner,
             _ => Fault::Client,
         }
@@ -256,6 +281,7 @@ impl Error {
             | Self::MissingModel
             | Self::ModelNotAString
             | Self::InvalidParameter { .. }
+            | Self::InvalidField { .. }
             | Self::BodyIncomplete
             | Self::MalformedHead(_)
             | Self::ClientLeft => StatusCode::BAD_REQUEST,
@@ -278,6 +304,9 @@ impl Error {
             | Self::ControlUnreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Refused(refusal) => {
                 StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+            Self::EngineRefused(complaint) => {
+                StatusCode::from_u16(complaint.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
             }
             Self::EngineUnreachable(_) | Self::EngineDied => StatusCode::BAD_GATEWAY,
         }
@@ -313,22 +342,27 @@ impl Error {
         )
     }
 
+    /// What happened, and what to do next.
+    pub fn advice(&self) -> Cow<'static, str> {
+        let hint = match self {
+            Self::Refused(refusal) => refusal.hint.as_deref(),
+            other => other.hint(),
+        };
+        Cow::Owned(match hint {
+            Some(hint) => format!("{self} ({hint})"),
+            None => self.to_string(),
+        })
+    }
+
     /// The body of the answer, in OpenAI's shape.
     pub fn to_json(&self) -> Bytes {
-        let (kind, hint) = match self {
-            Self::Refused(refusal) => (refusal.kind.as_str(), refusal.hint.as_deref()),
-            other => (other.kind(), other.hint()),
+        let kind = match self {
+            Self::Refused(refusal) => refusal.kind.as_str(),
+            Self::EngineRefused(complaint) if !complaint.kind.is_empty() => &complaint.kind,
+            other => other.kind(),
         };
-        let message = self.to_string();
-        let detail = Detail {
-            message: match hint {
-                Some(hint) => Cow::Owned(format!("{message} ({hint})")),
-                None => Cow::Owned(message),
-            },
-            kind,
-            param: self.param(),
-            code: self.code(),
-        };
+        let detail =
+            Detail { message: self.advice(), kind, param: self.param(), code: self.code() };
         // A struct of strings always serialises; the fallback keeps the type honest without a panic.
         serde_json::to_vec(&Envelope { error: detail })
             .map_or_else(|_| Bytes::from_static(b"{\"error\":{}}"), Bytes::from)
@@ -345,6 +379,7 @@ impl Error {
         match self {
             Self::MissingModel | Self::ModelNotAString => Some("model"),
             Self::InvalidParameter { param, .. } => Some(param),
+            Self::InvalidField { param, .. } => Some(param),
             Self::Refused(refusal) => refusal.param.as_deref(),
             _ => None,
         }

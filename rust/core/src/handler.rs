@@ -5,13 +5,14 @@ use std::rc::Rc;
 use http::header::{
     ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, RETRY_AFTER, SERVER,
 };
-use http::{HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use serde::Serialize;
 
 use crate::admit::{self, Admitted};
 use crate::control;
 use crate::decode;
+use crate::dialect::Dialect;
 use crate::endpoint::{self, Endpoint};
 use crate::error::Error;
 use crate::infer;
@@ -19,6 +20,8 @@ use crate::recorder;
 use crate::relay::{Answer, Forward};
 use crate::ticket::{self, REQUEST_ID, Ticket};
 use crate::worker::Door;
+
+const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
 /// Answer one request, whatever it is.
 pub(crate) async fn handle(
@@ -28,6 +31,7 @@ pub(crate) async fn handle(
 ) -> Response<Answer> {
     let worker = ticket.worker();
     let loopback = worker.shared.loopback && door == Door::Tcp;
+    ticket.speaks(Dialect::of(&endpoint::clean(request.uri().path())));
     let mut response = match worker.shared.admission.admit(&request, loopback) {
         Ok(Admitted::Plain) => answer(&ticket, request).await,
         Ok(Admitted::Page(origin)) => {
@@ -42,6 +46,10 @@ pub(crate) async fn handle(
         Err(error) => refusal(&ticket, &error),
     };
     response.headers_mut().insert(REQUEST_ID, ticket.id().clone());
+    if ticket.dialect() == Dialect::Anthropic {
+        // Where Anthropic's SDKs look for it.
+        response.headers_mut().insert(ANTHROPIC_REQUEST_ID, ticket.id().clone());
+    }
     response
 }
 
@@ -115,7 +123,7 @@ async fn forward(
 
 fn refusal(ticket: &Ticket, error: &Error) -> Response<Answer> {
     ticket.refuse(error);
-    let mut response = Response::new(Answer::own(error.to_json()));
+    let mut response = Response::new(Answer::own(ticket.document(error)));
     *response.status_mut() = error.status();
     let headers: &mut HeaderMap = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -1,6 +1,6 @@
 //! The story of an inference request: read it, lease a runner, ask its engine.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +13,8 @@ use hyper::body::Incoming;
 use crate::assemble::{AsStream, Plan, Shape, Told, Wishes};
 use crate::control;
 use crate::decode;
+use crate::dialect::translation::{Needs, Reading};
+use crate::dialect::{self, Dialect};
 use crate::endpoint::{Content, Takes, Target};
 use crate::engine::{self, Call, Failed};
 use crate::error::Error;
@@ -29,6 +31,9 @@ use crate::waiting;
 use crate::worker::Worker;
 
 mod scored;
+mod translated;
+
+use translated::Voice;
 
 const PRELOAD_ONLY: HeaderName = HeaderName::from_static("x-preload-only");
 
@@ -51,18 +56,29 @@ pub(crate) async fn infer(
     if let Some(scoring) = asked.scoring.take() {
         return scored::answer(asked, scoring).await;
     }
+    let mut voice = None;
+    if let Some(reading) = asked.reading.take() {
+        match Box::pin(translated::prepare(&mut asked, reading)).await? {
+            Ok(found) => voice = Some(found),
+            Err(answer) => return Ok(answer),
+        }
+    }
     let mut failed_runner = None;
     if let Some(lease) = asked.lease_now() {
         match asked.ask(lease).await {
             Err(Failed::Unread { runner_id }) => failed_runner = Some(runner_id),
             Err(Failed::Finally(error)) => return Err(error),
-            Ok(response) => return Ok(response),
+            Ok(response) => return asked.say(voice, response).await,
         }
     }
     // From here on it can take as long as a load does.
     let heartbeat = ticket.worker().shared.config.heartbeat;
-    let heartbeat = heartbeat.filter(|_| asked.stream);
-    let pending = Box::pin(async move { asked.ask_when_leased(failed_runner).await });
+    // Ollama's streams are lines of JSON, which have no comments.
+    let heartbeat = heartbeat.filter(|_| asked.stream && ticket.dialect() != Dialect::Ollama);
+    let pending = Box::pin(async move {
+        let response = asked.ask_when_leased(failed_runner).await?;
+        asked.say(voice, response).await
+    });
     match heartbeat {
         Some(beat) => waiting::patiently(ticket, beat, pending).await,
         None => pending.await,
@@ -85,6 +101,14 @@ struct Asked {
     body: Bytes,
     /// The rerankings that the engine is asked for instead.
     scoring: Option<Scoring>,
+    /// What a body in another dialect was found to be.
+    reading: Option<Reading>,
+    /// What it needs of its runner.
+    needs: Needs,
+    /// The model is to be loaded, and nothing else.
+    only_load: bool,
+    /// The runner that was asked last.
+    runner: RefCell<Option<Arc<Runner>>>,
     /// What becomes of its answer, if the engine is asked for a stream instead of a whole one.
     assembled: Option<Plan>,
     /// The body as it came, if its stream may withhold something.
@@ -116,6 +140,10 @@ impl Asked {
             sent: body.clone(),
             body,
             scoring: None,
+            reading: None,
+            needs: Needs::default(),
+            only_load: false,
+            runner: RefCell::new(None),
             assembled: None,
             unassembled: None,
             received,
@@ -129,6 +157,10 @@ impl Asked {
 
     /// Find out which model it is for, and make the body what an engine shall see.
     async fn understand(&mut self) -> Result<(), Error> {
+        if let Content::Foreign(foreign) = self.target.content {
+            self.reading = Some(dialect::read(foreign, &self.body)?);
+            return Ok(());
+        }
         if self.target.content == Content::Form {
             self.model = model_of_form(&self.head.headers, &self.body)?;
             return Ok(());
@@ -163,7 +195,7 @@ impl Asked {
                     return Ok(addresses);
                 }
             }
-            Content::Json | Content::Form => {}
+            Content::Json | Content::Form | Content::Foreign(_) => {}
         }
         self.ask_for_a_stream(&wishes, &body);
         Ok(Vec::new())
@@ -187,16 +219,35 @@ impl Asked {
         self.warm_runner()?.lease_now(self.slots)
     }
 
+    /// The answer as the client reads it.
+    async fn say(
+        &self,
+        voice: Option<Voice>,
+        response: Response<Answer>,
+    ) -> Result<Response<Answer>, Error> {
+        match voice {
+            Some(voice) => Box::pin(voice.say(self, response)).await,
+            None => Ok(response),
+        }
+    }
+
+    /// The runner that was asked last.
+    fn runner(&self) -> Option<Arc<Runner>> {
+        self.runner.borrow().clone()
+    }
+
     fn warm_runner(&self) -> Option<Arc<Runner>> {
         let routes = &self.ticket.worker().shared.routes;
         self.target.modes().find_map(|mode| routes.find(&self.model, mode))
     }
 
     fn is_preload(&self) -> bool {
-        self.head.headers.get(PRELOAD_ONLY).is_some_and(|value| value == "true")
+        let header = self.head.headers.get(PRELOAD_ONLY);
+        self.only_load || header.is_some_and(|value| value == "true")
     }
 
     async fn ask(&self, lease: Lease) -> Result<Response<Answer>, Failed> {
+        self.runner.replace(Some(Arc::clone(lease.runner())));
         if self.is_preload() {
             self.ticket.settle(true);
             return Ok(Response::new(Answer::own(Bytes::new())));

@@ -11,6 +11,7 @@ pub mod config;
 mod connection;
 mod control;
 mod decode;
+mod dialect;
 pub mod endpoint;
 mod engine;
 pub mod error;

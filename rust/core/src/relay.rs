@@ -25,8 +25,10 @@ use crate::usage::{Prompts, Usage};
 use crate::waiting::Waiting;
 use crate::worker::Worker;
 
+mod translated;
 mod whole;
 
+pub(crate) use translated::Translated;
 pub(crate) use whole::{Gathered, Whole};
 
 /// An answer cannot be finished; the connection is cut so that the client sees it.
@@ -41,6 +43,8 @@ pub(crate) enum Answer {
     Own(Option<Bytes>),
     /// An engine's answer.
     Engine(Box<Relay>),
+    /// What an engine says, in another dialect.
+    Translated(Box<Translated>),
     /// The control plane's answer.
     Control(Box<Forward>),
     /// A stream that nobody answers yet.
@@ -72,6 +76,7 @@ impl Body for Answer {
         match &mut *self {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Engine(relay) => relay.poll(context),
+            Self::Translated(translated) => translated.poll(context),
             Self::Control(forward) => forward.poll(context),
             Self::Waiting(waiting) => waiting.poll(context),
             Self::Records(page) => {
@@ -86,6 +91,8 @@ impl Body for Answer {
             Self::Engine(relay) => relay.is_end_stream(),
             Self::Control(forward) => forward.incoming.is_end_stream(),
             Self::Waiting(waiting) => waiting.is_end_stream(),
+            // Only asking for it tells.
+            Self::Translated(_) => false,
             Self::Records(page) => page.is_end_stream(),
         }
     }
@@ -97,7 +104,7 @@ impl Body for Answer {
             }
             Self::Engine(relay) => relay.size_hint(),
             Self::Control(forward) => forward.incoming.size_hint(),
-            Self::Waiting(_) | Self::Records(_) => SizeHint::default(),
+            Self::Translated(_) | Self::Waiting(_) | Self::Records(_) => SizeHint::default(),
         }
     }
 }
@@ -275,6 +282,11 @@ impl Relay {
         account: Box<Account>,
     ) -> Self {
         Self { connection: Some(connection), poolable, observer, stage: Stage::Flowing, account }
+    }
+
+    /// Whether the engine answers with a stream.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.observer.is_stream()
     }
 
     fn is_end_stream(&self) -> bool {

@@ -9,11 +9,13 @@ use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use slab::Slab;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::account::Gauge;
+use crate::dialect::Dialect;
 use crate::error::Error;
 use crate::worker::Worker;
 
@@ -35,6 +37,7 @@ pub(crate) struct Ticket {
     exempt: Cell<bool>,
     /// Who is to be woken when it is cancelled.
     waker: RefCell<Option<Waker>>,
+    dialect: Cell<Dialect>,
     /// What became of it is counted, or will be on a model's account.
     settled: Cell<bool>,
     /// All of the request has come.
@@ -53,6 +56,7 @@ impl Ticket {
             cancelled: Cell::new(false),
             exempt: Cell::new(false),
             waker: RefCell::new(None),
+            dialect: Cell::new(Dialect::default()),
             settled: Cell::new(false),
             complete: Cell::new(false),
             _in_flight: worker.counters.request(),
@@ -67,6 +71,25 @@ impl Ticket {
 
     pub(crate) fn id(&self) -> &HeaderValue {
         &self.id
+    }
+
+    /// Note whose words its client reads.
+    pub(crate) fn speaks(&self, dialect: Dialect) {
+        self.dialect.set(dialect);
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect.get()
+    }
+
+    /// An error as its client reads it, in place of an answer.
+    pub(crate) fn document(&self, error: &Error) -> Bytes {
+        self.dialect().document(error, &self.id)
+    }
+
+    /// An error as its client reads it, at the end of a stream that has begun.
+    pub(crate) fn event(&self, error: &Error) -> Bytes {
+        self.dialect().event(error, &self.id)
     }
 
     /// All of the request has come: its client has nothing to do but to wait for the answer.

@@ -59,7 +59,7 @@ pub(crate) async fn patiently(
 async fn continued(ticket: Rc<Ticket>, pending: Pending) -> Result<Answer, Bytes> {
     let response = pending.await.map_err(|error| {
         ticket.refuse(&error);
-        error.to_event()
+        ticket.event(&error)
     })?;
     let kind = response.headers().get(CONTENT_TYPE);
     if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
@@ -71,7 +71,7 @@ async fn continued(ticket: Rc<Ticket>, pending: Pending) -> Result<Answer, Bytes
     }
     // The engine refused it, with a JSON document and a status that can no more be told.
     let collected = Limited::new(response.into_body(), ERROR_LIMIT).collect().await;
-    let document = collected.map_err(|_| Error::EngineDied.to_event())?.to_bytes();
+    let document = collected.map_err(|_| ticket.event(&Error::EngineDied))?.to_bytes();
     // JSON has line ends between its parts only, where a space is as good; an event may not have them.
     let line: Vec<u8> =
         document.iter().map(|byte| if byte.is_ascii_control() { b' ' } else { *byte }).collect();
@@ -111,7 +111,8 @@ impl Waiting {
                     self.stage = Stage::Ended;
                     let end = self.ticket.end();
                     self.ticket.refuse(&end);
-                    return Poll::Ready(Some(Ok(Frame::data(end.to_event()))));
+                    let event = self.ticket.event(&end);
+                    return Poll::Ready(Some(Ok(Frame::data(event))));
                 }
                 Stage::Waiting { rest, beats } => match rest.as_mut().poll(context) {
                     Poll::Ready(Ok(answer)) => self.stage = Stage::Streaming(answer),

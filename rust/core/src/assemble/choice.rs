@@ -30,6 +30,8 @@ pub(super) struct Choice {
     told: u64,
     /// The literal of the stop string that ended it, while its tokens are among those with probabilities.
     stop_string: Option<Box<[u8]>>,
+    /// The literal of the stop string that ended it, if it is to be told.
+    named_stop: Option<Box<[u8]>>,
 }
 
 /// One tool call so far; strings are the insides of literals.
@@ -86,6 +88,13 @@ impl Choice {
         let stop_string = stop_string.filter(|literal| !inside(literal).is_empty());
         if self.logprobs.is_some() && stop_string.is_some() {
             self.stop_string = stop_string.map(Into::into);
+        }
+    }
+
+    /// Tell what the engine says of the stop string that ended it.
+    pub(super) fn names_stop(&mut self, stop_string: Option<&[u8]>) {
+        if let Some(literal) = stop_string.filter(|literal| !inside(literal).is_empty()) {
+            self.named_stop = Some(literal.into());
         }
     }
 
@@ -268,6 +277,9 @@ impl Choice {
                 self.write_logprobs(answer);
                 member(answer, b"finish_reason", finish_reason);
             }
+        }
+        if let Some(literal) = &self.named_stop {
+            member(answer, b"stop_string", literal);
         }
         for (key, value) in &self.others {
             member(answer, key, value);

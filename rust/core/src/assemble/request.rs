@@ -28,6 +28,7 @@ pub(crate) struct Wishes<'a> {
     tools: Option<Member<'a>>,
     stop: Option<Member<'a>>,
     verbose: Option<Member<'a>>,
+    names_stop: bool,
 }
 
 impl<'a> Wishes<'a> {
@@ -39,6 +40,12 @@ impl<'a> Wishes<'a> {
             wishes.note(&member.name(), member);
         }
         Some(wishes)
+    }
+
+    /// The same; if `names_stop`, each choice is to say which stop string ended it.
+    pub(crate) fn naming_stop(mut self, names_stop: bool) -> Self {
+        self.names_stop = names_stop;
+        self
     }
 
     /// Take the next member of the body.
@@ -83,14 +90,19 @@ impl<'a> Wishes<'a> {
         if untold || !whole {
             return None;
         }
+        let names_stop = self.names_stop && stops;
         let mut edits = self.edits();
         let (told, wanted) = match (probabilities, stops) {
             (true, _) if chat => (Told::Probabilities, &mut edits[..]),
             (true, true) => (Told::Tokens, &mut edits[..]),
+            (false, true) if self.names_stop => (Told::Tokens, &mut edits[..]),
             (false, true) => (Told::Tokens, &mut edits[..3]),
             (_, false) => (Told::Usage, &mut edits[..2]),
         };
-        Some(AsStream { body: splice::apply(body, wanted)?, plan: Plan { shape, told } })
+        Some(AsStream {
+            body: splice::apply(body, wanted)?,
+            plan: Plan { shape, told, names_stop },
+        })
     }
 
     /// What the engine is asked for when its stream is to become a whole answer.

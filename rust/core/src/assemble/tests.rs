@@ -12,7 +12,7 @@ use crate::usage::{Prompts, Usage};
 /// choices is their sum, where the engine has that of the first.
 const RECORDED: &str = include_str!("recorded.txt");
 
-const TOKENS: Plan = Plan { shape: Shape::Text, told: Told::Tokens };
+const TOKENS: Plan = Plan { shape: Shape::Text, told: Told::Tokens, names_stop: false };
 
 pub(crate) struct Exchange {
     pub(crate) name: &'static str,

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::super::{Assembled, Assembler, Plan, Shape, Told};
 use crate::usage::Usage;
 
-const CHAT: Plan = Plan { shape: Shape::Chat, told: Told::Probabilities };
+const CHAT: Plan = Plan { shape: Shape::Chat, told: Told::Probabilities, names_stop: false };
 
 /// The stream of a chat with so many tokens, in which as many as `events` says have one.
 fn chat(events: u64, tokens: u64, finish: &str, stop_string: &str) -> Assembler {
@@ -146,7 +146,8 @@ fn what_a_stop_string_takes_has_no_probabilities() {
         "[DONE]".to_owned(),
     ];
     let whole = |count: Option<usize>| {
-        let mut assembler = Assembler::of(Plan { shape: Shape::Text, told: Told::Tokens });
+        let mut assembler =
+            Assembler::of(Plan { shape: Shape::Text, told: Told::Tokens, names_stop: false });
         for event in &events {
             assembler.push(event.as_bytes());
         }

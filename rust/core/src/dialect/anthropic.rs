@@ -1,0 +1,68 @@
+//! Anthropic's messages, as its documentation and its SDKs have them.
+
+use super::fields::{self, Fields};
+use super::translation::{Encode, Needs, Reading, Request, Task};
+use crate::endpoint::Mode;
+use crate::error::Error;
+
+mod blocks;
+mod request;
+mod speech;
+
+use speech::Speech;
+
+/// Read a request for a message.
+///
+/// # Errors
+/// [`Error::MalformedBody`], [`Error::MissingModel`], [`Error::InvalidField`].
+pub(super) fn messages(body: &[u8]) -> Result<Reading, Error> {
+    let fields = Fields::of_body(body)?;
+    let mut chat = request::chat(&fields)?;
+    let stream = fields.flag("stream", "")?.unwrap_or(false);
+    // A stream begins with the size of its prompt.
+    chat.return_progress = stream.then_some(true);
+    let wants_thoughts = request::wants_thoughts(&fields)?;
+    let model = chat.model.clone().into_owned();
+    let task = Task::Speak {
+        path: super::chat::PATH,
+        names_stop: !chat.stop.is_empty(),
+        body: chat.body()?,
+        encoder: Box::new(Speech::new(&model, stream, wants_thoughts)),
+    };
+    Ok(Reading::Read(Box::new(Request { model, task, needs: Needs::default(), stream })))
+}
+
+/// Read a question for how many tokens a request would be.
+///
+/// # Errors
+/// Those of [`messages`].
+pub(super) fn count_tokens(body: &[u8]) -> Result<Reading, Error> {
+    let chat = request::chat(&Fields::of_body(body)?)?;
+    let task = Task::Document {
+        mode: Mode::Completion,
+        path: "/v1/chat/completions/input_tokens",
+        aside: true,
+        body: chat.body()?,
+        encode: Encode(Box::new(|counted, _| counted_tokens(counted))),
+    };
+    let model = chat.model.into_owned();
+    Ok(Reading::Read(Box::new(Request { model, task, needs: Needs::default(), stream: false })))
+}
+
+fn counted_tokens(answer: &[u8]) -> Result<Vec<u8>, Error> {
+    let unreadable = || Error::EngineUnreachable("it did not count the tokens".to_owned());
+    let tokens: u64 = Fields::of(answer, "")
+        .and_then(|fields| fields.get("input_tokens", "", "a number"))
+        .ok()
+        .flatten()
+        .ok_or_else(unreadable)?;
+    Ok(format!("{{\"input_tokens\":{tokens}}}").into_bytes())
+}
+
+/// That something of Anthropic's is not here.
+fn unsupported(path: &str, what: &str, instead: &str) -> Error {
+    fields::invalid(path, format!("{what} is not supported: {instead}"))
+}
+
+#[cfg(test)]
+mod tests;
