@@ -37,6 +37,8 @@ class FakeRunner:
     pid: int | None = None
     socket_path: Path = Path("/nonexistent.sock")
     api_key: str = "secret"
+    context_size: int = 4096
+    capabilities: tuple[str, ...] = ("completion",)
 
 
 @dataclass

@@ -98,7 +98,15 @@ def test_pooling_is_read_for_the_models_architecture():
 
 
 def runner() -> Runner:
-    prepared = Prepared("id", LaunchPlan([], {}), Path("/run/id.sock"), "key")
+    prepared = Prepared(
+        runner_id="id",
+        plan=LaunchPlan([], {}),
+        socket_path=Path("/run/id.sock"),
+        api_key="key",
+        context_size=512,
+        context_limit=4096,
+        capabilities=("completion",),
+    )
     return Runner(RunnerKey("sha256:0", "completion"), prepared, model="m", tags=())
 
 

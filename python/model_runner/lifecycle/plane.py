@@ -22,6 +22,10 @@ class Route:
         socket_path: The engine's Unix socket.
         api_key: What the engine wants as a bearer token.
         slots: Requests that the engine answers at the same time.
+        context_size: Tokens of context for each slot.
+        context_limit: The most that the model can be loaded with.
+        capabilities: What the model can do: `completion`, `tools`, `thinking`, `vision`, `audio`,
+            `embedding`, `insert`.
         backend: `llama.cpp`.
         model: The model's display name.
         model_id: The model's ID, `sha256:…`.
@@ -33,6 +37,9 @@ class Route:
     socket_path: str
     api_key: str = field(repr=False)
     slots: int
+    context_size: int
+    context_limit: int
+    capabilities: tuple[str, ...]
     backend: str
     model: str
     model_id: str

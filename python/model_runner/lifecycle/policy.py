@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 HANDOVER_SECONDS = 1.0
 # Context costs memory for every slot, and models are trained for 128 Ki tokens and more.
 DEFAULT_CONTEXT_LIMIT = 8192
+# What llama.cpp can count.
+MAX_CONTEXT = 2**31 - 1
 # No context has more, and beyond 4300 Python refuses to make a number of them.
 _MAX_DIGITS = 12
 
@@ -94,10 +96,15 @@ def context_size(
     """
     if configured is not None:
         return configured
-    trained = _trained_context(metadata)
+    trained = trained_context(metadata)
     if packaged and packaged > 0 and (chosen or packaged != trained):
         return packaged
     return min(trained or DEFAULT_CONTEXT_LIMIT, DEFAULT_CONTEXT_LIMIT)
+
+
+def context_limit(metadata: Mapping[str, str], context_size: int) -> int:
+    """The most that requests get: what the model was trained for, or has, if that is more."""
+    return max(trained_context(metadata) or MAX_CONTEXT, context_size)
 
 
 # llama.cpp's numbers for how the vectors of tokens become one.
@@ -110,6 +117,12 @@ def has_own_pooling(metadata: Mapping[str, str]) -> bool:
     return _architecture_key(metadata, "pooling_type") in metadata
 
 
+def what_it_does(metadata: Mapping[str, str]) -> str:
+    """What a model was made for, as its GGUF header has it: one of the modes."""
+    pooling = metadata.get(_architecture_key(metadata, "pooling_type"), _NO_POOLING)
+    return _DOES.get(pooling, "embedding" if _is_encoder(metadata) else "completion")
+
+
 def what_else(metadata: Mapping[str, str], mode: str) -> str | None:
     """What a model does instead, if its GGUF header says that it does not do what `mode` wants.
 
@@ -117,9 +130,8 @@ def what_else(metadata: Mapping[str, str], mode: str) -> str | None:
     or with numbers that mean nothing (vectors from a model that ranks, ranks from one that does
     not).
     """
+    does, is_encoder = what_it_does(metadata), _is_encoder(metadata)
     pooling = metadata.get(_architecture_key(metadata, "pooling_type"), _NO_POOLING)
-    is_encoder = metadata.get(_architecture_key(metadata, "attention.causal")) == "false"
-    does = _DOES.get(pooling, "embedding" if is_encoder else "completion")
     suited = {
         "completion": not (is_encoder and pooling != _NO_POOLING),
         "embedding": does != "reranking",
@@ -129,10 +141,15 @@ def what_else(metadata: Mapping[str, str], mode: str) -> str | None:
     return None if suited[mode] else does
 
 
-def _trained_context(metadata: Mapping[str, str]) -> int | None:
+def trained_context(metadata: Mapping[str, str]) -> int | None:
+    """Tokens that a model was trained for, if its GGUF header says."""
     text = metadata.get(_architecture_key(metadata, "context_length"), "")
     known = text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
     return int(text) if known else None
+
+
+def _is_encoder(metadata: Mapping[str, str]) -> bool:
+    return metadata.get(_architecture_key(metadata, "attention.causal")) == "false"
 
 
 def _architecture_key(metadata: Mapping[str, str], name: str) -> str:

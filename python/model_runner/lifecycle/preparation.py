@@ -12,7 +12,7 @@ from model_runner import names
 from model_runner.engines import MODES, LaunchRequest
 from model_runner.errors import InvalidRequest, ModelNotFound, UnsupportedModel, WrongMode
 from model_runner.formats.gguf import describe
-from model_runner.lifecycle import policy
+from model_runner.lifecycle import capabilities, policy
 from model_runner.lifecycle.log import EngineLog, prune
 
 if TYPE_CHECKING:
@@ -35,12 +35,18 @@ class Prepared:
         plan: The engine's process.
         socket_path: Where the engine will listen.
         api_key: What it will want as a bearer token.
+        context_size: Tokens of context for each slot.
+        context_limit: The most that the model can be loaded with.
+        capabilities: What the model can do.
     """
 
     runner_id: str
     plan: LaunchPlan
     socket_path: Path
     api_key: str = field(repr=False)
+    context_size: int
+    context_limit: int
+    capabilities: tuple[str, ...]
 
 
 class Preparation:
@@ -104,6 +110,12 @@ class Preparation:
         metadata = _metadata(model, bundle.gguf)
         if does := policy.what_else(metadata, mode):
             raise WrongMode(self.display(model), wanted=mode, does=does)
+        context_size = policy.context_size(
+            self._settings.context_size,
+            model.config.context_size,
+            metadata,
+            chosen=model.config.context_is_chosen,
+        )
         self._config_home.mkdir(mode=0o700, exist_ok=True)
         runner_id = secrets.token_hex(6)
         request = LaunchRequest(
@@ -112,12 +124,7 @@ class Preparation:
             mode=mode,
             socket_path=self._runtime_dir / f"{runner_id}.sock",
             slots=self._settings.slots,
-            context_size=policy.context_size(
-                self._settings.context_size,
-                model.config.context_size,
-                metadata,
-                chosen=model.config.context_is_chosen,
-            ),
+            context_size=context_size,
             api_key=secrets.token_urlsafe(24),
             config_home=self._config_home,
             projector=bundle.projector,
@@ -126,7 +133,15 @@ class Preparation:
             own_pooling=policy.has_own_pooling(metadata),
         )
         plan = self._engine.plan(request)
-        return Prepared(runner_id, plan, request.socket_path, request.api_key)
+        return Prepared(
+            runner_id=runner_id,
+            plan=plan,
+            socket_path=request.socket_path,
+            api_key=request.api_key,
+            context_size=context_size,
+            context_limit=policy.context_limit(metadata, context_size),
+            capabilities=capabilities.of_bundle(model, bundle),
+        )
 
     def open_log(self, model: str, mode: str, *, in_use: Collection[Path]) -> EngineLog:
         """A log file for a new runner; old ones are deleted.

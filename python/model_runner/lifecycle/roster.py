@@ -162,6 +162,9 @@ class Roster:
             socket_path=str(runner.socket_path),
             api_key=runner.api_key,
             slots=self._settings.slots,
+            context_size=runner.context_size,
+            context_limit=runner.context_limit,
+            capabilities=runner.capabilities,
             backend=self._backend,
             model=runner.model,
             model_id=runner.key.model_id,
@@ -187,6 +190,8 @@ class Roster:
             pid=runner.process.pid if runner.process else None,
             socket_path=runner.socket_path,
             api_key=runner.api_key,
+            context_size=runner.context_size,
+            capabilities=runner.capabilities,
         )
 
 

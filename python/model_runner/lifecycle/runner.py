@@ -72,6 +72,8 @@ class RunnerInfo:
         pid: The engine's process; None before it was started.
         socket_path: Where the engine listens.
         api_key: What the engine wants as a bearer token.
+        context_size: Tokens of context for each slot.
+        capabilities: What the model can do.
     """
 
     runner_id: str
@@ -86,6 +88,8 @@ class RunnerInfo:
     pid: int | None
     socket_path: Path
     api_key: str = field(repr=False)
+    context_size: int
+    capabilities: tuple[str, ...]
 
 
 class Runner:
@@ -105,6 +109,9 @@ class Runner:
         self.runner_id = prepared.runner_id
         self.socket_path = prepared.socket_path
         self.api_key = prepared.api_key
+        self.context_size = prepared.context_size
+        self.context_limit = prepared.context_limit
+        self.capabilities = prepared.capabilities
         self.model = model
         self.tags = tags
         self._plan = prepared.plan

@@ -44,6 +44,6 @@ mod worker;
 
 pub use config::Config;
 pub use error::Error;
-pub use routes::Route;
+pub use routes::{Capabilities, Route};
 pub use runtime::DataPlane;
 pub use snapshot::Snapshot;

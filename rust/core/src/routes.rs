@@ -14,6 +14,8 @@ use crate::account::Totals;
 use crate::endpoint::Mode;
 use crate::snapshot::{ModelTotals, RunnerSnapshot};
 
+pub use capabilities::Capabilities;
+
 /// A ready runner and the names that lead to it, as the control plane publishes it.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -25,6 +27,12 @@ pub struct Route {
     pub api_key: String,
     /// Requests that the engine answers at the same time.
     pub slots: usize,
+    /// Tokens of context for each slot.
+    pub context_size: u32,
+    /// The most that the model can be loaded with: what it was trained for, or what it has, if that is more.
+    pub context_limit: u32,
+    /// What the model can do.
+    pub capabilities: Capabilities,
     /// The engine's name.
     pub backend: String,
     /// The model's display name.
@@ -61,6 +69,11 @@ pub(crate) struct Runner {
     pub(crate) socket: PathBuf,
     pub(crate) authorization: Option<HeaderValue>,
     pub(crate) slots: usize,
+    /// Tokens of context for each slot.
+    pub(crate) context_size: u32,
+    context_limit: u32,
+    #[cfg_attr(not(test), expect(dead_code, reason = "the dialects will ask"))]
+    pub(crate) capabilities: Capabilities,
     pub(crate) totals: Arc<Totals>,
     pub(crate) model_id: Arc<str>,
     /// The spellings that it was first published with.
@@ -92,6 +105,9 @@ impl Runner {
             socket: route.socket.clone(),
             authorization,
             slots,
+            context_size: route.context_size,
+            context_limit: route.context_limit,
+            capabilities: route.capabilities,
             totals,
             model_id: route.model_id.as_str().into(),
             names: route.names.as_slice().into(),
@@ -111,6 +127,12 @@ impl Runner {
         // Wakes every request that waits for a slot; each asks for a lease anew.
         self.permits.close();
         self.asides.close();
+    }
+
+    /// Whether it has that much context for a request, or as much as the model can be loaded with.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the dialects will ask"))]
+    pub(crate) fn has_context(&self, wanted: u32) -> bool {
+        wanted.min(self.context_limit) <= self.context_size
     }
 
     /// Whether its streams have mostly told too little for whole answers with probabilities.
@@ -359,5 +381,6 @@ impl Routes {
     }
 }
 
+mod capabilities;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use model_runner_core::config::{Identity, Recording, Redaction, TlsConfig};
 use model_runner_core::endpoint::Mode;
-use model_runner_core::{Config as CoreConfig, Route as CoreRoute};
+use model_runner_core::{Capabilities, Config as CoreConfig, Route as CoreRoute};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -97,13 +97,16 @@ pub(crate) struct Route(pub(crate) CoreRoute);
 #[pymethods]
 impl Route {
     #[new]
-    #[pyo3(signature = (*, runner_id, socket_path, api_key, slots, backend, model, model_id, mode, names))]
+    #[pyo3(signature = (*, runner_id, socket_path, api_key, slots, context_size, context_limit, capabilities, backend, model, model_id, mode, names))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one Python constructor")]
     fn new(
         runner_id: String,
         socket_path: PathBuf,
         api_key: String,
         slots: usize,
+        context_size: u32,
+        context_limit: u32,
+        capabilities: Vec<String>,
         backend: String,
         model: String,
         model_id: String,
@@ -112,11 +115,16 @@ impl Route {
     ) -> PyResult<Self> {
         let mode = Mode::from_name(mode)
             .ok_or_else(|| PyValueError::new_err(format!("`{mode}` is not a mode")))?;
+        let capabilities = Capabilities::from_names(capabilities)
+            .map_err(|name| PyValueError::new_err(format!("`{name}` is not a capability")))?;
         Ok(Self(CoreRoute {
             runner_id,
             socket: socket_path,
             api_key,
             slots,
+            context_size,
+            context_limit,
+            capabilities,
             backend,
             model,
             model_id,

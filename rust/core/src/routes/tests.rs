@@ -3,7 +3,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::{LeaseError, Route, Routes, Runner};
+use super::{Capabilities, LeaseError, Route, Routes, Runner};
 use crate::endpoint::Mode;
 
 fn route(id: &str, names: &[&str]) -> Route {
@@ -12,6 +12,9 @@ fn route(id: &str, names: &[&str]) -> Route {
         socket: "/nowhere.sock".into(),
         api_key: "secret".to_owned(),
         slots: 1,
+        context_size: 4096,
+        context_limit: 8192,
+        capabilities: Capabilities::from_names(["completion"]).expect("known"),
         backend: "llama.cpp".to_owned(),
         model: "ai/x".to_owned(),
         model_id: "sha256:00".to_owned(),
@@ -50,6 +53,26 @@ fn publishing_again_keeps_leases_and_counts() {
     assert_eq!(only(&routes, "y").leases(), 1);
     drop(lease);
     assert_eq!(only(&routes, "y").leases(), 0);
+}
+
+#[test]
+fn a_runner_has_the_context_that_its_model_can_have() {
+    let routes = Routes::new(1);
+    let small = Route { context_size: 512, context_limit: 2048, ..route("1", &["small"]) };
+    let whole = Route { context_size: 2048, context_limit: 2048, ..route("2", &["whole"]) };
+    routes.publish(&[small, whole]);
+    assert!(only(&routes, "small").has_context(512));
+    assert!(!only(&routes, "small").has_context(513));
+    // More than the model was trained for is asked for in vain: no reason to load it anew.
+    assert!(only(&routes, "whole").has_context(u32::MAX));
+}
+
+#[test]
+fn a_runner_can_do_what_its_route_says() {
+    let routes = Routes::new(1);
+    routes.publish(&[route("1", &["x"])]);
+    assert!(only(&routes, "x").capabilities.completion());
+    assert!(!only(&routes, "x").capabilities.vision());
 }
 
 #[test]

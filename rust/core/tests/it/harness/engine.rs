@@ -6,8 +6,8 @@ use std::mem::MaybeUninit;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use model_runner_core::Route;
 use model_runner_core::endpoint::Mode;
+use model_runner_core::{Capabilities, Route};
 use socket2::SockRef;
 
 use super::{MODEL, MODEL_ID, Message, Wire, wait_for};
@@ -77,6 +77,9 @@ impl Engine {
             socket: self.path.clone(),
             api_key: format!("key-of-{}", self.id),
             slots: self.slots,
+            context_size: 4096,
+            context_limit: 8192,
+            capabilities: Capabilities::ALL,
             backend: "llama.cpp".to_owned(),
             model: MODEL.to_owned(),
             model_id: MODEL_ID.to_owned(),
