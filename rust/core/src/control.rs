@@ -35,6 +35,14 @@ struct Wanted<'a> {
     model: &'a str,
     mode: &'static str,
     failed_runner: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context_size: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct KeepAlive<'a> {
+    runner_id: &'a str,
+    keep_alive: f64,
 }
 
 #[derive(Deserialize)]
@@ -52,7 +60,7 @@ struct Media {
     data_urls: Vec<String>,
 }
 
-/// Ask for a runner that serves `model`, and wait until there is one. Dropping the future ends the wait only.
+/// Ask for a runner that serves `model`, with so much context for a request at least, and wait until there is one. Dropping the future ends the wait only.
 ///
 /// # Errors
 /// [`Error::Refused`] with the control plane's reason, [`Error::ControlUnreachable`] if it does not answer.
@@ -61,10 +69,24 @@ pub(crate) async fn lease(
     model: &str,
     mode: Mode,
     failed_runner: Option<&str>,
+    context_size: Option<u32>,
 ) -> Result<String, Error> {
-    let wanted = Wanted { model, mode: mode.name(), failed_runner };
+    let wanted = Wanted { model, mode: mode.name(), failed_runner, context_size };
     let granted: Granted = call(worker, "/_control/leases", &wanted, ANSWER_LIMIT).await?;
     Ok(granted.runner_id)
+}
+
+/// Say for how long a runner is to stay when it has nothing to do, in seconds; negative for ever.
+///
+/// # Errors
+/// Those of [`ask`].
+pub(crate) async fn keep_alive(
+    worker: &Worker,
+    runner_id: &str,
+    keep_alive: f64,
+) -> Result<(), Error> {
+    let body = serde_json::to_vec(&KeepAlive { runner_id, keep_alive }).map_err(unreachable)?;
+    ask(worker, "/_control/keep_alive", body).await.map(drop)
 }
 
 /// Fetch what is at each of `urls`, as `data:` URLs in the same order. Dropping the future ends it.

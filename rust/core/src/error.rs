@@ -47,6 +47,14 @@ pub enum Error {
         /// What is wrong with it, and what to do about it.
         reason: String,
     },
+    /// The model cannot do what is asked of it.
+    #[error("\"{model}\" does not support {what}")]
+    Incapable {
+        /// As the client spelt it.
+        model: String,
+        /// What it is to do.
+        what: &'static str,
+    },
     /// The body is in a `Content-Encoding` that is not taken.
     #[error("the request body's encoding is not supported: `{0}`")]
     UnsupportedEncoding(String),
@@ -192,6 +200,7 @@ impl Error {
         "missing_model",
         "invalid_model",
         "invalid_parameter",
+        "incapable_model",
         "unsupported_encoding",
         "body_too_large",
         "body_incomplete",
@@ -226,6 +235,7 @@ impl Error {
             Self::MissingModel => "missing_model",
             Self::ModelNotAString => "invalid_model",
             Self::InvalidParameter { .. } | Self::InvalidField { .. } => "invalid_parameter",
+            Self::Incapable { .. } => "incapable_model",
             Self::UnsupportedEncoding(_) => "unsupported_encoding",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::BodyIncomplete => "body_incomplete",
@@ -282,6 +292,7 @@ impl Error {
             | Self::ModelNotAString
             | Self::InvalidParameter { .. }
             | Self::InvalidField { .. }
+            | Self::Incapable { .. }
             | Self::BodyIncomplete
             | Self::MalformedHead(_)
             | Self::ClientLeft => StatusCode::BAD_REQUEST,
@@ -395,6 +406,7 @@ impl Error {
     fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::MissingModel => "`model-runner list` shows what is here",
+            Self::Incapable { .. } => "`model-runner show` says what a model can do",
             Self::UnsupportedEncoding(_) => "send it as it is, or as gzip or zstd",
             Self::RecorderOff => "start the server with `MODEL_RUNNER_RECORDER=on`",
             Self::BodyTooLarge { .. } => "the limit is set by `MODEL_RUNNER_BODY_LIMIT`",

@@ -238,7 +238,9 @@ impl Asked {
 
     fn warm_runner(&self) -> Option<Arc<Runner>> {
         let routes = &self.ticket.worker().shared.routes;
-        self.target.modes().find_map(|mode| routes.find(&self.model, mode))
+        let runner = self.target.modes().find_map(|mode| routes.find(&self.model, mode))?;
+        let fits = self.needs.context_size.is_none_or(|wanted| runner.has_context(wanted));
+        fits.then_some(runner)
     }
 
     fn is_preload(&self) -> bool {
@@ -247,7 +249,7 @@ impl Asked {
     }
 
     async fn ask(&self, lease: Lease) -> Result<Response<Answer>, Failed> {
-        self.runner.replace(Some(Arc::clone(lease.runner())));
+        self.meet(lease.runner()).await.map_err(Failed::Finally)?;
         if self.is_preload() {
             self.ticket.settle(true);
             return Ok(Response::new(Answer::own(Bytes::new())));
@@ -265,6 +267,18 @@ impl Asked {
         let mut account = Account::open(&self.ticket, lease, clock);
         account.capture = self.capture(&account);
         engine::ask(call, account).await
+    }
+
+    /// See that the runner can do what is needed, and knows how long it is to stay.
+    async fn meet(&self, runner: &Arc<Runner>) -> Result<(), Error> {
+        self.needs.check(&self.model, runner.capabilities)?;
+        if let Some(seconds) = self.needs.keep_alive
+            && runner.note_keep_alive(seconds)
+        {
+            control::keep_alive(self.ticket.worker(), &runner.id, seconds).await?;
+        }
+        self.runner.replace(Some(Arc::clone(runner)));
+        Ok(())
     }
 
     /// Begin to record the request, unless it must not be. What only looks something up would push out what matters.
@@ -308,7 +322,8 @@ impl Asked {
         let mut mode = self.target.mode;
         modes.next();
         loop {
-            match control::lease(worker, &self.model, mode, failed_runner).await {
+            let context_size = self.needs.context_size;
+            match control::lease(worker, &self.model, mode, failed_runner, context_size).await {
                 Err(Error::Refused(refusal)) if refusal.code == WRONG_MODE => match modes.next() {
                     Some(next) => mode = next,
                     None => return Err(Error::Refused(refusal)),

@@ -72,7 +72,6 @@ pub(crate) struct Runner {
     /// Tokens of context for each slot.
     pub(crate) context_size: u32,
     context_limit: u32,
-    #[cfg_attr(not(test), expect(dead_code, reason = "the dialects will ask"))]
     pub(crate) capabilities: Capabilities,
     pub(crate) totals: Arc<Totals>,
     pub(crate) model_id: Arc<str>,
@@ -84,6 +83,8 @@ pub(crate) struct Runner {
     leases: AtomicUsize,
     queued: AtomicUsize,
     retired: AtomicBool,
+    /// The seconds, as bits, for which requests last said that it is to stay; no number until one did.
+    keep_alive: AtomicU64,
     /// How many more streams told too little for a whole answer with probabilities than told enough.
     vain_streams: AtomicUsize,
     epoch: Instant,
@@ -116,6 +117,7 @@ impl Runner {
             leases: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
+            keep_alive: AtomicU64::new(f64::NAN.to_bits()),
             vain_streams: AtomicUsize::new(0),
             epoch: Instant::now(),
             idle_since: AtomicU64::new(0),
@@ -133,6 +135,11 @@ impl Runner {
     #[cfg_attr(not(test), expect(dead_code, reason = "the dialects will ask"))]
     pub(crate) fn has_context(&self, wanted: u32) -> bool {
         wanted.min(self.context_limit) <= self.context_size
+    }
+
+    /// Note for how long it is to stay when it has nothing to do, in seconds; say whether that is news.
+    pub(crate) fn note_keep_alive(&self, seconds: f64) -> bool {
+        self.keep_alive.swap(seconds.to_bits(), Ordering::Relaxed) != seconds.to_bits()
     }
 
     /// Whether its streams have mostly told too little for whole answers with probabilities.

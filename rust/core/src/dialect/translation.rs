@@ -10,6 +10,7 @@ use super::decoder;
 use super::event::Event;
 use crate::endpoint::Mode;
 use crate::error::Error;
+use crate::routes::Capabilities;
 
 /// Says what an engine says in a client's words: bit by bit, or, if the client wants a whole answer, all at its end.
 ///
@@ -118,6 +119,24 @@ pub(crate) struct Needs {
     pub(crate) thinking: bool,
     pub(crate) tools: bool,
     pub(crate) insert: bool,
+}
+
+impl Needs {
+    /// Refuse a runner whose model cannot do what is needed.
+    ///
+    /// # Errors
+    /// [`Error::Incapable`].
+    pub(crate) fn check(&self, model: &str, capabilities: Capabilities) -> Result<(), Error> {
+        let missing = [
+            (self.thinking && !capabilities.thinking(), "thinking"),
+            (self.tools && !capabilities.tools(), "tools"),
+            (self.insert && !capabilities.insert(), "insert"),
+        ];
+        match missing.into_iter().find(|(is_missing, _)| *is_missing) {
+            Some((_, what)) => Err(Error::Incapable { model: model.to_owned(), what }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// An answer on its way from an engine's words to a client's.
