@@ -27,7 +27,7 @@ pub(crate) mod translation;
 ///
 /// # Errors
 /// [`Error::MalformedBody`], [`Error::MissingModel`] or [`Error::InvalidParameter`].
-pub(crate) fn read(foreign: Foreign, body: &[u8]) -> Result<Reading, Error> {
+pub(crate) fn read(foreign: Foreign, body: &Bytes) -> Result<Reading, Error> {
     match foreign {
         Foreign::Messages => anthropic::messages(body),
         Foreign::CountTokens => anthropic::count_tokens(body),

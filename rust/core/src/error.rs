@@ -153,6 +153,17 @@ pub struct Complaint {
     pub message: String,
     /// The engine's own type of it; empty if it names none.
     pub kind: String,
+    /// How many tokens the prompt has, if it has too many.
+    pub prompt_tokens: Option<u64>,
+    /// How many there may be, those of the answer included.
+    pub context_size: Option<u64>,
+}
+
+impl Complaint {
+    /// Whether the prompt has more tokens than there is room for.
+    pub fn is_about_length(&self) -> bool {
+        self.kind == "exceed_context_size_error"
+    }
 }
 
 /// The control plane's reason for not giving a lease.

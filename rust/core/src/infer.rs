@@ -68,7 +68,7 @@ pub(crate) async fn infer(
         match asked.ask(lease).await {
             Err(Failed::Unread { runner_id }) => failed_runner = Some(runner_id),
             Err(Failed::Finally(error)) => return Err(error),
-            Ok(response) => return asked.say(voice, response).await,
+            Ok(response) => return say(asked, voice, response).await,
         }
     }
     // From here on it can take as long as a load does.
@@ -77,11 +77,23 @@ pub(crate) async fn infer(
     let heartbeat = heartbeat.filter(|_| asked.stream && ticket.dialect() != Dialect::Ollama);
     let pending = Box::pin(async move {
         let response = asked.ask_when_leased(failed_runner).await?;
-        asked.say(voice, response).await
+        say(asked, voice, response).await
     });
     match heartbeat {
         Some(beat) => waiting::patiently(ticket, beat, pending).await,
         None => pending.await,
+    }
+}
+
+/// The answer as the client reads it.
+async fn say(
+    asked: Asked,
+    voice: Option<Voice>,
+    response: Response<Answer>,
+) -> Result<Response<Answer>, Error> {
+    match voice {
+        Some(voice) => Box::pin(voice.say(asked, response)).await,
+        None => Ok(response),
     }
 }
 
@@ -217,18 +229,6 @@ impl Asked {
     /// What it takes of a ready runner, if that is free.
     fn lease_now(&self) -> Option<Lease> {
         self.warm_runner()?.lease_now(self.slots)
-    }
-
-    /// The answer as the client reads it.
-    async fn say(
-        &self,
-        voice: Option<Voice>,
-        response: Response<Answer>,
-    ) -> Result<Response<Answer>, Error> {
-        match voice {
-            Some(voice) => Box::pin(voice.say(self, response)).await,
-            None => Ok(response),
-        }
     }
 
     /// The runner that was asked last.

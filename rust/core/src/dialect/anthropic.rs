@@ -1,5 +1,7 @@
 //! Anthropic's messages, as its documentation and its SDKs have them.
 
+use bytes::Bytes;
+
 use super::fields::{self, Fields};
 use super::translation::{Encode, Needs, Reading, Request, Task};
 use crate::endpoint::Mode;
@@ -15,7 +17,7 @@ use speech::Speech;
 ///
 /// # Errors
 /// [`Error::MalformedBody`], [`Error::MissingModel`], [`Error::InvalidField`].
-pub(super) fn messages(body: &[u8]) -> Result<Reading, Error> {
+pub(super) fn messages(body: &Bytes) -> Result<Reading, Error> {
     let fields = Fields::of_body(body)?;
     let mut chat = request::chat(&fields)?;
     let stream = fields.flag("stream", "")?.unwrap_or(false);
@@ -29,14 +31,15 @@ pub(super) fn messages(body: &[u8]) -> Result<Reading, Error> {
         body: chat.body()?,
         encoder: Box::new(Speech::new(&model, stream, wants_thoughts)),
     };
-    Ok(Reading::Read(Box::new(Request { model, task, needs: Needs::default(), stream })))
+    let needs = Needs::default();
+    Ok(Reading::Read(Box::new(Request { model, task, needs, stream, retry: None })))
 }
 
 /// Read a question for how many tokens a request would be.
 ///
 /// # Errors
 /// Those of [`messages`].
-pub(super) fn count_tokens(body: &[u8]) -> Result<Reading, Error> {
+pub(super) fn count_tokens(body: &Bytes) -> Result<Reading, Error> {
     let chat = request::chat(&Fields::of_body(body)?)?;
     let task = Task::Document {
         mode: Mode::Completion,
@@ -46,7 +49,8 @@ pub(super) fn count_tokens(body: &[u8]) -> Result<Reading, Error> {
         encode: Encode(Box::new(|counted, _| counted_tokens(counted))),
     };
     let model = chat.model.into_owned();
-    Ok(Reading::Read(Box::new(Request { model, task, needs: Needs::default(), stream: false })))
+    let needs = Needs::default();
+    Ok(Reading::Read(Box::new(Request { model, task, needs, stream: false, retry: None })))
 }
 
 fn counted_tokens(answer: &[u8]) -> Result<Vec<u8>, Error> {

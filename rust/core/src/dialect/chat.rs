@@ -223,6 +223,6 @@ impl Chat<'_> {
         let names_stop = false;
         let task = Task::Speak { path: PATH, body: self.body()?, encoder, names_stop };
         let model = self.model.clone().into_owned();
-        Ok(Reading::Read(Box::new(Request { model, task, needs, stream })))
+        Ok(Reading::Read(Box::new(Request { model, task, needs, stream, retry: None })))
     }
 }

@@ -230,19 +230,27 @@ fn complain(error: &[u8]) -> Complaint {
         message: String,
         #[serde(default, rename = "type")]
         kind: String,
+        n_prompt_tokens: Option<u64>,
+        n_ctx: Option<u64>,
     }
     match serde_json::from_slice::<Said>(error) {
-        Ok(Said { code, message, kind }) => {
+        Ok(Said { code, message, kind, n_prompt_tokens, n_ctx }) => {
             let status = code.and_then(|code| code.as_u64()).and_then(|code| code.try_into().ok());
             let status = status.filter(|status| (400..600).contains(status));
-            Complaint { status: status.unwrap_or(500), message, kind }
+            Complaint {
+                status: status.unwrap_or(500),
+                message,
+                kind,
+                prompt_tokens: n_prompt_tokens,
+                context_size: n_ctx,
+            }
         }
         Err(_) => Complaint {
             status: 500,
             message: Literal::of(error)
                 .map_or_else(|| String::from_utf8_lossy(error), Literal::text)
                 .into_owned(),
-            kind: String::new(),
+            ..Complaint::default()
         },
     }
 }

@@ -9,7 +9,7 @@ use http::HeaderValue;
 use super::decoder;
 use super::event::Event;
 use crate::endpoint::Mode;
-use crate::error::Error;
+use crate::error::{Complaint, Error};
 use crate::routes::Capabilities;
 
 /// Says what an engine says in a client's words: bit by bit, or, if the client wants a whole answer, all at its end.
@@ -89,7 +89,12 @@ pub(crate) struct Request {
     pub(crate) needs: Needs,
     /// The client reads a stream; always false where the answer is a document.
     pub(crate) stream: bool,
+    /// What is asked instead if the engine refuses it.
+    pub(crate) retry: Option<Retry>,
 }
+
+/// What to ask of an engine that refused a request for this reason; `None` if there is nothing else.
+pub(crate) type Retry = Box<dyn FnOnce(&Complaint) -> Option<Result<Reading, Error>>>;
 
 /// What is to be done for a request.
 pub(crate) enum Task {

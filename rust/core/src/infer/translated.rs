@@ -14,7 +14,7 @@ use crate::assemble::Wishes;
 use crate::control;
 use crate::dialect::Dialect;
 use crate::dialect::translation::{
-    Answering, Encode, Place, Question, Reading, Request, Start, Task, Translation,
+    Answering, Encode, Place, Question, Reading, Request, Retry, Start, Task, Translation,
 };
 use crate::endpoint::{Content, Takes, Target};
 use crate::engine;
@@ -24,8 +24,16 @@ use crate::routes::Runner;
 use crate::splice;
 use crate::worker::Worker;
 
-/// What becomes of an engine's answer.
-pub(super) enum Voice {
+/// A request that the engine refuses is put otherwise so often.
+const TRIES: usize = 8;
+
+/// What becomes of an engine's answer, and what is asked instead if it refuses.
+pub(super) struct Voice {
+    kind: Kind,
+    retry: Option<Retry>,
+}
+
+enum Kind {
     Speech(Translation),
     Document(Encode),
     Loaded(Box<dyn FnOnce(&Start) -> Vec<u8>>),
@@ -39,27 +47,27 @@ pub(super) async fn prepare(
     asked: &mut Asked,
     reading: Reading,
 ) -> Result<Result<Voice, Response<Answer>>, Error> {
-    let Request { model, task, needs, stream } = *read(asked, reading).await?;
+    let Request { model, task, needs, stream, retry } = *read(asked, reading).await?;
     (asked.model, asked.needs, asked.stream) = (model, needs, stream);
-    Ok(Ok(match task {
+    let kind = match task {
         Task::Speak { path, body, encoder, names_stop } => {
             asked.target = Target::speech(path);
             asked.slots = 1;
             put(asked, body, names_stop).await?;
-            Voice::Speech(Translation::new(encoder))
+            Kind::Speech(Translation::new(encoder))
         }
         Task::Document { mode, path, aside, body, encode } => {
             let takes = if aside { Takes::Aside } else { Takes::Slot };
             asked.target = Target { mode, upstream_path: path, takes, ..asked.target };
             asked.slots = usize::from(!aside);
             (asked.sent, asked.body) = (body.clone().into(), body.into());
-            Voice::Document(encode)
+            Kind::Document(encode)
         }
         Task::Load { mode, answer } => {
             asked.target = Target { mode, ..asked.target };
             asked.slots = 0;
             asked.only_load = true;
-            Voice::Loaded(answer)
+            Kind::Loaded(answer)
         }
         Task::Unload { answer } => {
             let unload = serde_json::json!({ "model": asked.model }).to_string();
@@ -67,7 +75,8 @@ pub(super) async fn prepare(
             asked.ticket.settle(true);
             return Ok(Err(document(answer)));
         }
-    }))
+    };
+    Ok(Ok(Voice { kind, retry }))
 }
 
 /// Answer the questions that the body leaves open.
@@ -131,6 +140,32 @@ impl Voice {
     /// # Errors
     /// What the engine says went wrong.
     pub(super) async fn say(
+        self,
+        mut asked: Asked,
+        mut response: Response<Answer>,
+    ) -> Result<Response<Answer>, Error> {
+        let mut voice = self;
+        for _ in 0..TRIES {
+            let error = match voice.kind.say(&asked, response).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let Error::EngineRefused(complaint) = &error else { return Err(error) };
+            let Some(reading) = voice.retry.and_then(|retry| retry(complaint)) else {
+                return Err(error);
+            };
+            voice = match prepare(&mut asked, reading?).await? {
+                Ok(voice) => voice,
+                Err(answer) => return Ok(answer),
+            };
+            response = asked.ask_when_leased(None).await?;
+        }
+        voice.kind.say(&asked, response).await
+    }
+}
+
+impl Kind {
+    async fn say(
         self,
         asked: &Asked,
         response: Response<Answer>,
