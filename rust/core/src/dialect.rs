@@ -21,6 +21,7 @@ pub(crate) mod decoder;
 pub(crate) mod event;
 pub(crate) mod fields;
 mod identifier;
+pub(crate) mod ollama;
 pub(crate) mod translation;
 
 /// Find out what a body in another dialect asks for.
@@ -31,6 +32,10 @@ pub(crate) fn read(foreign: Foreign, body: &Bytes) -> Result<Reading, Error> {
     match foreign {
         Foreign::Messages => anthropic::messages(body),
         Foreign::CountTokens => anthropic::count_tokens(body),
+        Foreign::OllamaChat => ollama::chat(body),
+        Foreign::OllamaGenerate => ollama::generate(body),
+        Foreign::OllamaEmbed => ollama::embed(body),
+        Foreign::OllamaEmbeddings => ollama::embeddings(body),
     }
 }
 

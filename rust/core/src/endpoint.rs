@@ -67,6 +67,14 @@ pub enum Foreign {
     Messages,
     /// How many tokens such messages are.
     CountTokens,
+    /// Ollama's chat.
+    OllamaChat,
+    /// Ollama's generation.
+    OllamaGenerate,
+    /// Ollama's embeddings.
+    OllamaEmbed,
+    /// The same, of one text, as it was before.
+    OllamaEmbeddings,
 }
 
 /// What the path says of an inference request.
@@ -93,7 +101,11 @@ impl Target {
 
     /// In another dialect; what the engine is asked is known when the body is.
     const fn foreign(foreign: Foreign) -> Self {
-        Self::new(Mode::Completion, "", Content::Foreign(foreign))
+        let mode = match foreign {
+            Foreign::OllamaEmbed | Foreign::OllamaEmbeddings => Mode::Embedding,
+            _ => Mode::Completion,
+        };
+        Self::new(mode, "", Content::Foreign(foreign))
     }
 
     /// A model is to speak, asked at this path of the engine's.
@@ -182,6 +194,14 @@ pub fn classify<'a>(method: &Method, path: &'a str, backends: &[String]) -> Endp
     if path == "/engines/requests" && (method == Method::GET || method == Method::HEAD) {
         return Endpoint::Recorder;
     }
+    if let Some(foreign) = ollama(path) {
+        let post = method == Method::POST;
+        return if post {
+            Endpoint::Inference(Target::foreign(foreign))
+        } else {
+            Endpoint::MethodNotAllowed
+        };
+    }
     let Some(inside) = inside_engine(path) else {
         return Endpoint::Management;
     };
@@ -233,6 +253,17 @@ pub(crate) fn decode(path: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(String::from_utf8_lossy(&decoded).into_owned())
+}
+
+/// What of Ollama's own API takes a model.
+fn ollama(path: &str) -> Option<Foreign> {
+    Some(match path {
+        "/api/chat" => Foreign::OllamaChat,
+        "/api/generate" => Foreign::OllamaGenerate,
+        "/api/embed" => Foreign::OllamaEmbed,
+        "/api/embeddings" => Foreign::OllamaEmbeddings,
+        _ => return None,
+    })
 }
 
 /// A path below the engines, with what stood before it taken apart.

@@ -275,7 +275,12 @@ impl Asked {
         if let Some(seconds) = self.needs.keep_alive
             && runner.note_keep_alive(seconds)
         {
-            control::keep_alive(self.ticket.worker(), &runner.id, seconds).await?;
+            let told = control::keep_alive(self.ticket.worker(), &runner.id, seconds).await;
+            if told.is_err() {
+                // The next one tells it again.
+                runner.note_keep_alive(f64::NAN);
+            }
+            told?;
         }
         self.runner.replace(Some(Arc::clone(runner)));
         Ok(())

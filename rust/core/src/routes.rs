@@ -132,7 +132,6 @@ impl Runner {
     }
 
     /// Whether it has that much context for a request, or as much as the model can be loaded with.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the dialects will ask"))]
     pub(crate) fn has_context(&self, wanted: u32) -> bool {
         wanted.min(self.context_limit) <= self.context_size
     }

@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::translation::{Encoder, Needs, Reading, Request, Task};
 use crate::error::Error;
 
 /// The engine's path for it.
@@ -43,11 +42,11 @@ pub(crate) struct Chat<'a> {
 
 /// Members that are passed on as they came.
 #[derive(Debug, Default)]
-pub(crate) struct Others<'a>(pub(crate) Vec<(&'static str, &'a RawValue)>);
+pub(crate) struct Others<'a>(pub(crate) Vec<(&'static str, Cow<'a, RawValue>)>);
 
 impl Serialize for Others<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().copied())
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
 }
 
@@ -208,21 +207,5 @@ impl Chat<'_> {
     /// Never: strings, numbers and what was JSON before always serialise.
     pub(crate) fn body(&self) -> Result<Vec<u8>, Error> {
         serde_json::to_vec(self).map_err(|error| Error::MalformedBody(error.to_string()))
-    }
-
-    /// Have the model answer it.
-    ///
-    /// # Errors
-    /// Those of [`Chat::body`].
-    pub(crate) fn spoken(
-        &self,
-        encoder: Box<dyn Encoder>,
-        needs: Needs,
-        stream: bool,
-    ) -> Result<Reading, Error> {
-        let names_stop = false;
-        let task = Task::Speak { path: PATH, body: self.body()?, encoder, names_stop };
-        let model = self.model.clone().into_owned();
-        Ok(Reading::Read(Box::new(Request { model, task, needs, stream, retry: None })))
     }
 }

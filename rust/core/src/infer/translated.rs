@@ -103,7 +103,9 @@ async fn ask_aside(
     body: Vec<u8>,
 ) -> Result<Bytes, Error> {
     asked.model = model;
-    asked.target = Target { upstream_path: path, takes: Takes::Aside, ..asked.target };
+    // What a text is in tokens every runner of the model knows; what a template makes of it does not every one.
+    let takes = if path == "/apply-template" { Takes::Aside } else { Takes::AsideInAnyMode };
+    asked.target = Target { upstream_path: path, takes, ..asked.target };
     asked.slots = 0;
     asked.body = body.into();
     collect(Box::pin(asked.ask_when_leased(None)).await?).await

@@ -69,13 +69,13 @@ fn refuse_what_is_not_here(fields: &Fields<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn others<'a>(fields: &Fields<'a>) -> Vec<(&'static str, &'a RawValue)> {
-    let mut others: Vec<_> =
-        ALIKE.into_iter().filter_map(|name| Some((name, fields.json(name)?))).collect();
+fn others<'a>(fields: &Fields<'a>) -> Vec<(&'static str, Cow<'a, RawValue>)> {
+    let alike = |name| Some((name, Cow::Borrowed(fields.json(name)?)));
+    let mut others: Vec<_> = ALIKE.into_iter().filter_map(alike).collect();
     let budget = fields.raw("thinking").and_then(|thinking| {
         Fields::of(thinking, "thinking").ok().and_then(|thinking| thinking.json("budget_tokens"))
     });
-    others.extend(budget.map(|budget| ("thinking_budget_tokens", budget)));
+    others.extend(budget.map(|budget| ("thinking_budget_tokens", Cow::Borrowed(budget))));
     others
 }
 
