@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::endpoint::Foreign;
 use crate::error::{Error, Fault};
+use fields::Fields;
 use translation::Reading;
 
 pub(crate) mod anthropic;
@@ -22,6 +23,8 @@ pub(crate) mod event;
 pub(crate) mod fields;
 mod identifier;
 pub(crate) mod ollama;
+pub(crate) mod responses;
+mod shorten;
 pub(crate) mod translation;
 
 /// Find out what a body in another dialect asks for.
@@ -32,11 +35,23 @@ pub(crate) fn read(foreign: Foreign, body: &Bytes) -> Result<Reading, Error> {
     match foreign {
         Foreign::Messages => anthropic::messages(body),
         Foreign::CountTokens => anthropic::count_tokens(body),
+        Foreign::Responses => responses::create(body),
+        Foreign::ResponsesTokens => responses::count_tokens(body),
         Foreign::OllamaChat => ollama::chat(body),
         Foreign::OllamaGenerate => ollama::generate(body),
         Foreign::OllamaEmbed => ollama::embed(body),
         Foreign::OllamaEmbeddings => ollama::embeddings(body),
     }
+}
+
+/// What a client is told of an engine's count of tokens.
+fn counted_tokens(answer: &[u8], tell: impl Fn(u64) -> String) -> Result<Vec<u8>, Error> {
+    let unreadable = || Error::EngineUnreachable("it did not count the tokens".to_owned());
+    let counted = Fields::of(answer, "")
+        .and_then(|fields| fields.get::<u64>("input_tokens", "", "a number"))
+        .ok()
+        .flatten();
+    Ok(tell(counted.ok_or_else(unreadable)?).into_bytes())
 }
 
 /// Whose words a client reads.

@@ -67,6 +67,10 @@ pub enum Foreign {
     Messages,
     /// How many tokens such messages are.
     CountTokens,
+    /// OpenAI's Responses.
+    Responses,
+    /// How many tokens the input of one is.
+    ResponsesTokens,
     /// Ollama's chat.
     OllamaChat,
     /// Ollama's generation.
@@ -149,6 +153,8 @@ pub enum Endpoint<'a> {
     NotOffered(&'static Absence),
     /// `/engines/requests/{id}/cancel`: the request with this ID is to end.
     Cancel(&'a str),
+    /// `…/responses/{id}/cancel`: the response with this ID is to end, and the control plane answers.
+    CancelResponse(&'a str),
     /// An inference path, but not with `POST`.
     MethodNotAllowed,
     /// `/engines/{backend}/…` with a backend that does not exist.
@@ -206,6 +212,11 @@ pub fn classify<'a>(method: &Method, path: &'a str, backends: &[String]) -> Endp
         return Endpoint::Management;
     };
     let name = name(inside.path);
+    if let Some(id) = name.strip_prefix("responses/").and_then(|it| it.strip_suffix("/cancel"))
+        && method == Method::POST
+    {
+        return Endpoint::CancelResponse(id);
+    }
     let absence = absent(name);
     let target = inference(name, name.len() < inside.path.len());
     if absence.is_none() && target.is_none() {
@@ -314,9 +325,8 @@ fn inference(name: &str, versioned: bool) -> Option<Target> {
         }
         "messages" if versioned => Target::foreign(Foreign::Messages),
         "messages/count_tokens" if versioned => Target::foreign(Foreign::CountTokens),
-        "responses/input_tokens" => {
-            Target::aside("/v1/responses/input_tokens", Takes::Aside, Messages)
-        }
+        "responses" => Target::foreign(Foreign::Responses),
+        "responses/input_tokens" => Target::foreign(Foreign::ResponsesTokens),
         _ => return None,
     })
 }

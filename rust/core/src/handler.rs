@@ -73,6 +73,11 @@ async fn dispatch(
             ticket.settle(true);
             Ok(json(&cancelled))
         }
+        Endpoint::CancelResponse(id) => {
+            // If it is not in flight, the control plane knows what became of it.
+            let _ = ticket::cancel(ticket, id).await;
+            forward(ticket, request, &path).await
+        }
         Endpoint::Recorder => read_records(ticket, request),
         Endpoint::Management => forward(ticket, request, &path).await,
         Endpoint::MethodNotAllowed => Err(Error::MethodNotAllowed),

@@ -30,6 +30,7 @@ use crate::ticket::Ticket;
 use crate::waiting;
 use crate::worker::Worker;
 
+mod background;
 mod scored;
 mod translated;
 
@@ -59,7 +60,10 @@ pub(crate) async fn infer(
     let mut voice = None;
     if let Some(reading) = asked.reading.take() {
         match Box::pin(translated::prepare(&mut asked, reading)).await? {
-            Ok(found) => voice = Some(found),
+            Ok(mut found) => match found.background.take() {
+                Some(background) => return background::begin(asked, found, background).await,
+                None => voice = Some(found),
+            },
             Err(answer) => return Ok(answer),
         }
     }

@@ -30,6 +30,8 @@ const LONGEST_ID: usize = 128;
 pub(crate) struct Ticket {
     worker: Rc<Worker>,
     id: HeaderValue,
+    /// What it goes on under without its client.
+    also: RefCell<Option<String>>,
     /// Where the thread's list has it.
     place: Cell<usize>,
     cancelled: Cell<bool>,
@@ -52,6 +54,7 @@ impl Ticket {
         let ticket = Rc::new(Self {
             worker: Rc::clone(worker),
             id: given.cloned().unwrap_or_else(|| worker.tickets.fresh_id()),
+            also: RefCell::new(None),
             place: Cell::new(0),
             cancelled: Cell::new(false),
             exempt: Cell::new(false),
@@ -71,6 +74,15 @@ impl Ticket {
 
     pub(crate) fn id(&self) -> &HeaderValue {
         &self.id
+    }
+
+    /// Note what else it can be cancelled by.
+    pub(crate) fn is_also(&self, id: String) {
+        self.also.replace(Some(id));
+    }
+
+    fn is_called(&self, id: &str) -> bool {
+        self.id.as_bytes() == id.as_bytes() || self.also.borrow().as_deref() == Some(id)
     }
 
     /// Note whose words its client reads.
@@ -222,9 +234,8 @@ impl Tickets {
 
     /// Cancel this thread's requests with that ID, and answer how many there were.
     pub(crate) fn cancel(&self, order: Cancel) {
-        let cancelled = self.cancel_those(|ticket| {
-            ticket.id.as_bytes() == order.id.as_bytes() && !ticket.exempt.get()
-        });
+        let cancelled =
+            self.cancel_those(|ticket| ticket.is_called(&order.id) && !ticket.exempt.get());
         // Whoever asked may be gone.
         let _ = order.answer.send(cancelled);
     }

@@ -32,7 +32,7 @@ pub(super) fn messages(body: &Bytes) -> Result<Reading, Error> {
         encoder: Box::new(Speech::new(&model, stream, wants_thoughts)),
     };
     let needs = Needs::default();
-    Ok(Reading::Read(Box::new(Request { model, task, needs, stream, retry: None })))
+    Ok(Reading::Read(Box::new(Request { stream, ..Request::new(model, task, needs) })))
 }
 
 /// Read a question for how many tokens a request would be.
@@ -46,21 +46,13 @@ pub(super) fn count_tokens(body: &Bytes) -> Result<Reading, Error> {
         path: "/v1/chat/completions/input_tokens",
         aside: true,
         body: chat.body()?,
-        encode: Encode(Box::new(|counted, _| counted_tokens(counted))),
+        encode: Encode(Box::new(|counted, _| {
+            super::counted_tokens(counted, |tokens| format!("{{\"input_tokens\":{tokens}}}"))
+        })),
     };
     let model = chat.model.into_owned();
     let needs = Needs::default();
-    Ok(Reading::Read(Box::new(Request { model, task, needs, stream: false, retry: None })))
-}
-
-fn counted_tokens(answer: &[u8]) -> Result<Vec<u8>, Error> {
-    let unreadable = || Error::EngineUnreachable("it did not count the tokens".to_owned());
-    let tokens: u64 = Fields::of(answer, "")
-        .and_then(|fields| fields.get("input_tokens", "", "a number"))
-        .ok()
-        .flatten()
-        .ok_or_else(unreadable)?;
-    Ok(format!("{{\"input_tokens\":{tokens}}}").into_bytes())
+    Ok(Reading::Read(Box::new(Request::new(model, task, needs))))
 }
 
 /// That something of Anthropic's is not here.

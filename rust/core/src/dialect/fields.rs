@@ -122,11 +122,6 @@ impl<'a> Fields<'a> {
         model.filter(|model| !model.trim().is_empty()).ok_or(Error::MissingModel)
     }
 
-    /// The names of all members.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &[u8]> {
-        self.members.iter().map(|(name, _)| &**name)
-    }
-
     fn owned<T: DeserializeOwned>(
         &self,
         name: &str,

@@ -91,6 +91,27 @@ pub(crate) struct Request {
     pub(crate) stream: bool,
     /// What is asked instead if the engine refuses it.
     pub(crate) retry: Option<Retry>,
+    /// It goes on without its client; then it is a stream, which nobody reads.
+    pub(crate) background: Option<Background>,
+}
+
+impl Request {
+    /// For a whole answer.
+    pub(crate) fn new(model: String, task: Task, needs: Needs) -> Self {
+        Self { model, task, needs, stream: false, retry: None, background: None }
+    }
+}
+
+/// A request that goes on without its client, who asks for the answer later.
+pub(crate) struct Background {
+    /// The ID that it is cancelled by.
+    pub(crate) id: String,
+    /// What the client gets now.
+    pub(crate) answer: Vec<u8>,
+    /// Has it kept, before it begins.
+    pub(crate) keep: Question,
+    /// Has it kept that it came to nothing.
+    pub(crate) failed: Box<dyn FnOnce(&Error) -> Question>,
 }
 
 /// What to ask of an engine that refused a request for this reason; `None` if there is nothing else.

@@ -14,7 +14,8 @@ use crate::assemble::Wishes;
 use crate::control;
 use crate::dialect::Dialect;
 use crate::dialect::translation::{
-    Answering, Encode, Place, Question, Reading, Request, Retry, Start, Task, Translation,
+    Answering, Background, Encode, Place, Question, Reading, Request, Retry, Start, Task,
+    Translation,
 };
 use crate::endpoint::{Content, Takes, Target};
 use crate::engine;
@@ -31,6 +32,7 @@ const TRIES: usize = 8;
 pub(super) struct Voice {
     kind: Kind,
     retry: Option<Retry>,
+    pub(super) background: Option<Background>,
 }
 
 enum Kind {
@@ -47,7 +49,7 @@ pub(super) async fn prepare(
     asked: &mut Asked,
     reading: Reading,
 ) -> Result<Result<Voice, Response<Answer>>, Error> {
-    let Request { model, task, needs, stream, retry } = *read(asked, reading).await?;
+    let Request { model, task, needs, stream, retry, background } = *read(asked, reading).await?;
     (asked.model, asked.needs, asked.stream) = (model, needs, stream);
     let kind = match task {
         Task::Speak { path, body, encoder, names_stop } => {
@@ -76,7 +78,7 @@ pub(super) async fn prepare(
             return Ok(Err(document(answer)));
         }
     };
-    Ok(Ok(Voice { kind, retry }))
+    Ok(Ok(Voice { kind, retry, background }))
 }
 
 /// Answer the questions that the body leaves open.
@@ -242,7 +244,7 @@ fn answering(question: Question, worker: Rc<Worker>, runner: Option<Arc<Runner>>
     })
 }
 
-fn document(bytes: impl Into<Bytes>) -> Response<Answer> {
+pub(super) fn document(bytes: impl Into<Bytes>) -> Response<Answer> {
     let mut response = Response::new(Answer::own(bytes));
     let kind = HeaderValue::from_static("application/json; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);

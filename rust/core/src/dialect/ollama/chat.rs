@@ -10,12 +10,10 @@ use super::speech::{Kind, Speech};
 use super::{images, now, open, quoted};
 use crate::dialect::chat::{Call, Chat, Content, Message, Others, Part, Text, Tool};
 use crate::dialect::fields::{Fields, invalid, join};
+use crate::dialect::shorten;
 use crate::dialect::translation::{Encode, Reading, Request, Retry, Start, Task};
 use crate::endpoint::Mode;
 use crate::error::Error;
-
-/// How much of the context a prompt may fill that was shortened to fit: the answer needs room, too.
-const FILL: f64 = 0.75;
 
 pub(super) fn read(body: &Bytes) -> Result<Reading, Error> {
     read_keeping(body, 1.0)
@@ -35,7 +33,7 @@ fn read_keeping(body: &Bytes, share: f64) -> Result<Reading, Error> {
     for (place, raw) in said.into_iter().enumerate() {
         messages.push(message(raw, &format!("messages.{place}"))?);
     }
-    shorten(&mut messages, share);
+    shorten::messages(&mut messages, share);
     let top = options::logprobs(&fields)?;
     let (chat_template_kwargs, thinking) = options::think(&fields)?;
     let mut needs = options.needs;
@@ -68,7 +66,7 @@ fn read_keeping(body: &Bytes, share: f64) -> Result<Reading, Error> {
         names_stop: false,
     };
     let retry = shorter(&fields, body, share, read_keeping)?;
-    Ok(Reading::Read(Box::new(Request { model, task, needs, stream, retry })))
+    Ok(Reading::Read(Box::new(Request { stream, retry, ..Request::new(model, task, needs) })))
 }
 
 /// How a prompt that is too long is asked for again, unless that is not wanted: with the oldest messages left out.
@@ -83,69 +81,8 @@ pub(super) fn shorter(
     }
     let body = body.clone();
     Ok(Some(Box::new(move |complaint| {
-        let (prompt, room) = (complaint.prompt_tokens?, complaint.context_size?);
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let fitting = FILL * room as f64 / prompt.max(1) as f64;
-        complaint.is_about_length().then(|| read(&body, share * fitting.min(FILL)))
+        shorten::share(share, complaint).map(|share| read(&body, share))
     })))
-}
-
-/// Leave out the oldest messages, but for those of the system and the last, so that this share of the text is left; if that
-/// is not enough, the middle of the last.
-pub(super) fn shorten(messages: &mut Vec<Message<'_>>, share: f64) {
-    if share >= 1.0 {
-        return;
-    }
-    let total: usize = messages.iter().map(length).sum();
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "an estimate"
-    )]
-    let wanted = (total as f64 * share) as usize;
-    let mut left = total;
-    let last = messages.len().saturating_sub(1);
-    let mut place = 0;
-    messages.retain(|message| {
-        let keep = left <= wanted || message.role == "system" || place == last;
-        if !keep {
-            left -= length(message);
-        }
-        place += 1;
-        keep
-    });
-    if left > wanted
-        && let Some(Message { content: Some(Content::Text(text)), .. }) = messages.last_mut()
-    {
-        let room = wanted.saturating_sub(left - text.len());
-        *text = Cow::Owned(without_middle(text, room));
-    }
-}
-
-/// The begin and the end of a text, so many bytes together.
-pub(super) fn without_middle(text: &str, room: usize) -> String {
-    let (mut begin, mut end) = (room / 2, text.len() - (room - room / 2).min(text.len()));
-    while !text.is_char_boundary(begin) {
-        begin -= 1;
-    }
-    while !text.is_char_boundary(end) {
-        end += 1;
-    }
-    format!("{}{}", text.get(..begin).unwrap_or_default(), text.get(end..).unwrap_or_default())
-}
-
-fn length(message: &Message<'_>) -> usize {
-    let calls: usize = message.tool_calls.iter().map(|call| call.function.arguments.len()).sum();
-    let content = match &message.content {
-        Some(Content::Text(text)) => text.len(),
-        Some(Content::Parts(parts)) => parts
-            .iter()
-            .map(|part| if let Part::Text { text } = part { text.len() } else { 0 })
-            .sum(),
-        None => 0,
-    };
-    content + calls
 }
 
 /// Members that are passed on as they came.
@@ -250,7 +187,7 @@ pub(super) fn idle(
         let answer = Box::new(move |_: &Start| line("load"));
         Task::Load { mode: Mode::Completion, answer }
     };
-    Reading::Read(Box::new(Request { model, task, needs, stream: false, retry: None }))
+    Reading::Read(Box::new(Request::new(model, task, needs)))
 }
 
 /// What the template makes of a request, and nothing else.
@@ -268,5 +205,5 @@ pub(super) fn rendered(
     let (mode, path) = (Mode::Completion, "/apply-template");
     let task = Task::Document { mode, path, aside: true, body, encode };
     let needs = crate::dialect::translation::Needs::default();
-    Reading::Read(Box::new(Request { model, task, needs, stream: false, retry: None }))
+    Reading::Read(Box::new(Request::new(model, task, needs)))
 }

@@ -109,7 +109,7 @@ fn ask(
         .map_err(|error| Error::MalformedBody(error.to_string()))?;
     let (mode, path) = (Mode::Embedding, "/v1/embeddings");
     let task = Task::Document { mode, path, aside: false, body, encode };
-    Ok(Reading::Read(Box::new(Request { model, task, needs, stream: false, retry })))
+    Ok(Reading::Read(Box::new(Request { retry, ..Request::new(model, task, needs) })))
 }
 
 fn idle(model: String, needs: Needs, answer: Vec<u8>) -> Reading {
@@ -118,7 +118,7 @@ fn idle(model: String, needs: Needs, answer: Vec<u8>) -> Reading {
     } else {
         Task::Load { mode: Mode::Embedding, answer: Box::new(|_| answer) }
     };
-    Reading::Read(Box::new(Request { model, task, needs, stream: false, retry: None }))
+    Reading::Read(Box::new(Request::new(model, task, needs)))
 }
 
 fn inputs(raw: Option<&[u8]>) -> Result<Vec<Cow<'_, str>>, Error> {

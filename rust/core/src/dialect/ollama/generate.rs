@@ -11,10 +11,9 @@ use super::chat::{self, others};
 use super::options;
 use super::speech::{Context, Kind, Speech};
 use super::{images, open};
-use crate::dialect::chat::{
-    Chat, Content, Message, NamedSchema, Others, Part, ResponseFormat, Text,
-};
+use crate::dialect::chat::{Chat, Content, Message, NamedSchema, Others, Part, ResponseFormat};
 use crate::dialect::fields::{Fields, invalid};
+use crate::dialect::shorten;
 use crate::dialect::translation::{Place, Question, Reading, Request, Task};
 use crate::error::Error;
 
@@ -40,14 +39,14 @@ fn read_keeping(body: &Bytes, share: f64) -> Result<Reading, Error> {
             return Err(invalid("raw", reason));
         }
         refuse_images(has_images, "raw")?;
-        return text(body, shortened(prompt, share).into_owned(), Context::Untold, share);
+        return text(body, shorten::text(prompt, share).into_owned(), Context::Untold, share);
     }
     if let Some(template) = template {
         refuse_images(has_images, "template")?;
         let body = body.clone();
         let asked = json!({
             "model": model, "template": template, "system": system, "suffix": suffix,
-            "prompt": shortened(prompt, share),
+            "prompt": shorten::text(prompt, share),
         });
         return Ok(asks(model, Place::Control("/_control/templates"), &asked, move |answer| {
             with_context(&body, member(answer, "prompt")?, share)
@@ -95,26 +94,12 @@ fn refuse_images(has_images: bool, with: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn shortened(text: Text<'_>, share: f64) -> Text<'_> {
-    if share >= 1.0 {
-        return text;
-    }
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "an estimate"
-    )]
-    let room = (text.len() as f64 * share) as usize;
-    Cow::Owned(chat::without_middle(&text, room))
-}
-
 fn messages<'a>(fields: &Fields<'a>, share: f64) -> Result<Vec<Message<'a>>, Error> {
     let mut messages = Vec::new();
     if let Some(system) = fields.text("system", "")?.filter(|system| !system.is_empty()) {
         messages.push(Message::text("system", system));
     }
-    let prompt = shortened(fields.text("prompt", "")?.unwrap_or_default(), share);
+    let prompt = shorten::text(fields.text("prompt", "")?.unwrap_or_default(), share);
     let mut parts = images::parts(fields, "")?;
     if parts.is_empty() {
         messages.push(Message::text("user", prompt));
@@ -159,7 +144,7 @@ fn spoken(body: &Bytes, share: f64) -> Result<Reading, Error> {
     let path = crate::dialect::chat::PATH;
     let task = Task::Speak { path, body: asked, encoder, names_stop: false };
     let retry = chat::shorter(&fields, body, share, read_keeping)?;
-    Ok(Reading::Read(Box::new(Request { model, task, needs, stream, retry })))
+    Ok(Reading::Read(Box::new(Request { stream, retry, ..Request::new(model, task, needs) })))
 }
 
 /// Put what was said before in front of a prompt, if the request has it as tokens.
@@ -249,7 +234,7 @@ fn speak(
     let task = Task::Speak { path, body: serialized, encoder, names_stop: false };
     let retry = if needs.insert { None } else { chat::shorter(fields, body, share, read_keeping)? };
     let model = asked.model.to_owned();
-    Ok(Reading::Read(Box::new(Request { model, task, needs, stream, retry })))
+    Ok(Reading::Read(Box::new(Request { stream, retry, ..Request::new(model, task, needs) })))
 }
 
 /// The schema of an answer; any JSON is an empty one.
