@@ -30,6 +30,7 @@ from model_runner.lifecycle import Scheduler, runtime_directory
 from model_runner.listening import cannot_listen
 from model_runner.media import Media
 from model_runner.registry import Registry
+from model_runner.state import Bounds, Database, Responses
 from model_runner.store import Store
 from model_runner.telemetry import Exporter, Sources
 
@@ -173,6 +174,7 @@ class Foundation:
     engine: Engine
     registry: Registry
     media: Media
+    responses: Responses
     server: ControlServer
 
     @property
@@ -201,10 +203,14 @@ async def lay_foundation(settings: Settings, parts: contextlib.AsyncExitStack) -
     parts.push_async_callback(registry.close)
     media = Media(settings)
     parts.push_async_callback(media.close)
+    bounds = Bounds(settings.responses_ttl, settings.responses_count, settings.responses_bytes)
+    responses = Responses(Database(settings.state_dir), bounds)
+    parts.push_async_callback(responses.close)
+    responses.start()
     # From here on whoever connects waits until the server is started, instead of being refused.
     server = ControlServer(runtime_dir / runtime_directory.CONTROL_SOCKET)
     parts.push_async_callback(server.stop)
-    return Foundation(runtime_dir, store, engine, registry, media, server)
+    return Foundation(runtime_dir, store, engine, registry, media, responses, server)
 
 
 def offer(settings: Settings, base: Foundation, scheduler: Scheduler, plane: Plane) -> Services:
@@ -217,6 +223,7 @@ def offer(settings: Settings, base: Foundation, scheduler: Scheduler, plane: Pla
         scheduler=scheduler,
         engine=base.engine,
         media=base.media,
+        responses=base.responses,
         exporter=None if settings.disable_metrics else Exporter(sources),
     )
 

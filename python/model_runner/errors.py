@@ -4,6 +4,9 @@
 ModelRunnerError
 ├── InvalidRequest              the caller sent something that cannot work
 │   ├── InvalidReference        a model name outside the grammar
+│   ├── CannotCancel            a response that is not, or no longer, made in the background
+│   ├── InvalidParameter        a parameter of a query whose value cannot work
+│   ├── PreviousResponseUnfinished  a conversation cannot go on from what is still being said
 │   ├── InvalidArchive          a tar archive that is damaged, or holds no model or several
 │   ├── MediaNotFetched         an image that a request names by its address cannot be had
 │   ├── RequestTooLarge         a body that is larger than any that makes sense there
@@ -11,6 +14,8 @@ ModelRunnerError
 │   └── WrongMode               a model that does something else than what it was asked for
 ├── NotFound
 │   ├── ModelNotFound           no such model in the local store
+│   ├── PreviousResponseNotFound  a conversation of which a part is not stored
+│   ├── ResponseNotFound        no stored response has that ID
 │   └── RemoteModelNotFound     the registry does not have it
 ├── Conflict                    the store or a runner is in a state that forbids it
 │   └── ModelInUse              requests are being answered by that model
@@ -20,6 +25,8 @@ ModelRunnerError
 │   └── DigestMismatch          bytes arrived that are not the bytes that were named
 ├── StoreError                  the model store on disk is damaged or cannot be written
 │   └── DiskFull
+├── StateError                  the database of the state directory cannot be used
+│   └── StateFull
 ├── EngineError
 │   ├── EngineNotInstalled      no engine binary was found
 │   ├── EngineFailed            the engine stopped or refused to start, in its own words
@@ -52,7 +59,7 @@ class ModelRunnerError(Exception):
 
     code: ClassVar[str] = "internal_error"
     kind: ClassVar[str] = "server_error"
-    param: ClassVar[str | None] = None
+    param: str | None = None
     status: int = 500
     exit_code: int = 1
 
@@ -86,6 +93,38 @@ class InvalidReference(InvalidRequest):
             hint="it looks like `ai/smollm2`, `registry.example.com/org/model:tag` or `sha256:…`",
         )
         self.reference = reference
+
+
+class InvalidParameter(InvalidRequest):
+    """A parameter of a query whose value cannot work."""
+
+    code = "invalid_value"
+
+    def __init__(self, param: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.param = param
+
+
+class CannotCancel(InvalidRequest):
+    """A response that is not, or no longer, made in the background. The words are OpenAI's."""
+
+    param = "response_id"
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"Cannot cancel a {kind} response.")
+
+
+class PreviousResponseUnfinished(InvalidRequest):
+    """A conversation cannot go on from a response that is still being made."""
+
+    code = "previous_response_unfinished"
+    param = "previous_response_id"
+
+    def __init__(self, response_id: str) -> None:
+        super().__init__(
+            f"previous response '{response_id[:100]}' is still being made",
+            hint="wait until its status is no longer `queued` or `in_progress`",
+        )
 
 
 class InvalidArchive(InvalidRequest):
@@ -160,6 +199,37 @@ class ModelNotFound(NotFound):
         self.reference = reference
 
 
+class ResponseNotFound(NotFound):
+    """No stored response has that ID. The first words are OpenAI's."""
+
+    param = "response_id"
+
+    def __init__(self, response_id: str) -> None:
+        super().__init__(
+            f"Response with id '{response_id[:100]}' not found",
+            hint="it was deleted, has become too old, or was made with `store: false`",
+        )
+
+
+class PreviousResponseNotFound(NotFound):
+    """A conversation of which a part is not stored. The first words are OpenAI's.
+
+    Args:
+        missing: The response that is not there.
+        asked: The response that the conversation was to go on from.
+    """
+
+    code = "previous_response_not_found"
+    param = "previous_response_id"
+
+    def __init__(self, missing: str, *, asked: str) -> None:
+        leads = "" if missing == asked else f"'{asked[:100]}' goes back to it; "
+        super().__init__(
+            f"Previous response with id '{missing[:100]}' not found",
+            hint=f"{leads}send what was said before in `input` instead",
+        )
+
+
 class RemoteModelNotFound(NotFound):
     """The registry does not have that repository or tag."""
 
@@ -232,6 +302,20 @@ class DiskFull(StoreError):
     """The disk that holds the store has no room."""
 
     code = "disk_full"
+    status = 507
+    exit_code = 7
+
+
+class StateError(ModelRunnerError):
+    """The database of the state directory is damaged or cannot be read or written."""
+
+    code = "state_error"
+
+
+class StateFull(StateError):
+    """There is no room for what was to be stored."""
+
+    code = "state_full"
     status = 507
     exit_code = 7
 

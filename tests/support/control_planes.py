@@ -174,6 +174,7 @@ async def serving(tmp_path: Path, **parts) -> AsyncIterator[Client]:
         "scheduler": FakeScheduler(),
         "engine": FakeEngine(),
         "media": None,
+        "responses": None,
         "exporter": None,
     }
     services = Services(**{**given, **parts})

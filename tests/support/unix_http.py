@@ -34,6 +34,7 @@ def ask(
         data = None if body is None else json.dumps(body)
         connection.request("GET" if body is None else "POST", path, data, headers)
         response = connection.getresponse()
-        return response.status, json.loads(response.read())
+        answered = response.read()
+        return response.status, json.loads(answered) if answered else None
     finally:
         connection.close()

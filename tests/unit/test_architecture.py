@@ -32,7 +32,9 @@ ARROWS: dict[str, set[str]] = {
     "media": set(),
     "allocator": set(),
     "listening": set(),
-    "api": {"lifecycle", "engines", "store", "registry", "packaging", "telemetry", "media"},
+    "state": set(),
+    "api": {"lifecycle", "engines", "store", "registry", "packaging", "telemetry", "media"}
+    | {"state"},
     "app": {
         "allocator",
         "api",
@@ -41,6 +43,7 @@ ARROWS: dict[str, set[str]] = {
         "listening",
         "media",
         "registry",
+        "state",
         "store",
         "telemetry",
     },

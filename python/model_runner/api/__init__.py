@@ -15,6 +15,7 @@ from model_runner.api import (
     openai,
     push,
     repackage,
+    stored_responses,
     system,
     tags,
     upkeep,
@@ -46,4 +47,6 @@ def create_app(services: Services) -> FastAPI:
     # The catch-all of `models` comes last.
     for router in (*families, push, repackage, tags, upkeep, archives, models):
         application.include_router(router.router, responses=ERRORS)
+    application.include_router(stored_responses.control)
+    application.include_router(stored_responses.router, responses=ERRORS)
     return application

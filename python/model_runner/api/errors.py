@@ -1,4 +1,4 @@
-"""Errors as responses: text for people, JSON for programs, OpenAI's shape under `/v1/models`.
+"""Errors as responses: text for people, JSON for programs, OpenAI's shape where its clients ask.
 
 Under `/_control` it is the data plane's own shape, whatever went wrong: it can read no other.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.requests import Request
 
-_OPENAI_PATHS = re.compile(r"^(/engines(/[^/]+)?)?/v1/models(/|$)")
+_OPENAI_PATHS = re.compile(r"^(/engines(/[^/]+)?)?(/v1/models|(/v1)?/responses)(/|$)")
 
 _CONTROL_PATHS = re.compile(r"^/_control(/|$)")
 
@@ -49,7 +49,12 @@ def respond(request: Request, error: ModelRunnerError, text: str | None = None) 
     if _CONTROL_PATHS.match(request.scope["path"]):
         return JSON(_refusal(error), error.status)
     if _OPENAI_PATHS.match(request.scope["path"]):
-        shown = {"message": str(error), "type": error.kind, "param": None, "code": error.code}
+        shown = {
+            "message": str(error),
+            "type": error.kind,
+            "param": error.param,
+            "code": error.code,
+        }
         return JSON({"error": shown}, error.status)
     if wants_json(request):
         body = {

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from model_runner.lifecycle import Scheduler
     from model_runner.media import Media
     from model_runner.registry import Registry
+    from model_runner.state import Responses
     from model_runner.store import Store
     from model_runner.telemetry import Exporter
 
@@ -28,6 +29,7 @@ class Services:
         scheduler: Owns the runners.
         engine: The engine that runners are made of.
         media: Fetches images that requests name by their addresses.
+        responses: What is stored of OpenAI's Responses API.
         exporter: Renders `/metrics`; None when metrics are disabled.
     """
 
@@ -37,6 +39,7 @@ class Services:
     scheduler: Scheduler
     engine: Engine
     media: Media
+    responses: Responses
     exporter: Exporter | None
 
 

@@ -118,7 +118,7 @@ class Settings(BaseSettings):
     state_dir: Location = Field(
         default_factory=lambda: platformdirs.user_state_path("model-runner"),
         validation_alias="MODEL_RUNNER_STATE_DIR",
-        description="Logs and private state.",
+        description="Logs, stored responses and private state.",
     )
     log_dir: Location | None = Field(
         None,
@@ -322,6 +322,27 @@ class Settings(BaseSettings):
         le=64 * 1024**3,
         validation_alias="MODEL_RUNNER_RECORD_BYTES",
         description="Memory in bytes that all kept requests and answers may take.",
+    )
+
+    # What is kept of responses, in the state directory.
+    responses_ttl: Seconds = Field(
+        30 * 86400.0,
+        gt=0,
+        allow_inf_nan=False,
+        validation_alias="MODEL_RUNNER_RESPONSES_TTL",
+        description="Seconds for which a response is stored after it was made, or last continued.",
+    )
+    responses_count: Count = Field(
+        100_000,
+        ge=1,
+        validation_alias="MODEL_RUNNER_RESPONSES_COUNT",
+        description="Responses that are stored; the oldest go first.",
+    )
+    responses_bytes: Count = Field(
+        1024**3,
+        ge=1024**2,
+        validation_alias="MODEL_RUNNER_RESPONSES_BYTES",
+        description="Bytes that all stored responses may take, compressed; the oldest go first.",
     )
 
     # The store.
