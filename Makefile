@@ -36,6 +36,7 @@ type: $(VENV)/.tools build ## Check the types, and the stub of the extension aga
 	$(BIN)/mypy
 	cd benches/peers && MYPYPATH=$(abspath python) $(abspath $(BIN))/mypy --strict --python-version 3.10 *.py
 	cd benches/store && MYPYPATH=$(abspath python) $(abspath $(BIN))/mypy --strict --python-version 3.10 *.py
+	cd benches/state && MYPYPATH=$(abspath python) $(abspath $(BIN))/mypy --strict --python-version 3.10 *.py
 	cd benches/transfer && MYPYPATH=$(abspath python):$(abspath benches/peers) $(abspath $(BIN))/mypy --strict --python-version 3.10 *.py
 	MYPYPATH=python $(BIN)/python -m mypy.stubtest model_runner._core
 
