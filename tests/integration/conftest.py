@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -34,6 +34,22 @@ def engine_environment(request: pytest.FixtureRequest) -> dict[str, str]:
     pytest.importorskip("xllamacpp")
     # Without one on PATH and without LLAMA_SERVER_PATH the embedded engine is what is left.
     return {"LLAMA_SERVER_PATH": "", "PATH": "/nonexistent"}
+
+
+@pytest.fixture(params=["llama-server", "embedded"])
+def engine(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """The settings that select an engine."""
+    if request.param == "llama-server":
+        found = llama_server()
+        if found is None:
+            pytest.skip("no llama-server: set LLAMA_SERVER_PATH")
+        return {"llama_server_path": found}
+    pytest.importorskip("xllamacpp")
+    monkeypatch.delenv("LLAMA_SERVER_PATH", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return {"llama_server_path": None}
 
 
 @pytest.fixture(scope="module")

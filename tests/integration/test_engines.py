@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
 _BERT = Config(gguf={"general.architecture": "bert", "bert.pooling_type": "1"})
 _RANKER = Config(gguf={"general.architecture": "bert", "bert.pooling_type": "4"})
-_LLAMA_SERVER = os.environ.get("LLAMA_SERVER_PATH") or shutil.which("llama-server")
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +44,6 @@ def store(models) -> MemoryStore:
     store.add("docker.io/ai/rerank:latest", models / "rerank.gguf", _RANKER)
     store.add("docker.io/ai/sharded:latest", next(models.glob("sharded-00001-of-*.gguf")))
     return store
-
-
-@pytest.fixture(params=["llama-server", "embedded"])
-def engine(request, tmp_path, monkeypatch) -> dict[str, Any]:
-    """The settings that select an engine."""
-    if request.param == "llama-server":
-        if not _LLAMA_SERVER:
-            pytest.skip("no llama-server is installed")
-        return {"llama_server_path": _LLAMA_SERVER}
-    if importlib.util.find_spec("xllamacpp") is None:
-        pytest.skip("xllamacpp is not installed")
-    monkeypatch.delenv("LLAMA_SERVER_PATH", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    return {"llama_server_path": None}
 
 
 def test_a_model_answers_under_its_name_with_its_key(tmp_path, store, engine):

@@ -14,6 +14,7 @@ from yarl import URL
 from model_runner.api import Services, create_app
 from model_runner.api.server import ControlServer
 from model_runner.config import Settings
+from model_runner.errors import NotFound
 from model_runner.registry import Progress
 
 if TYPE_CHECKING:
@@ -58,8 +59,9 @@ class FakeScheduler:
     def leases(self, model_id):
         return self.in_flight.get(model_id, 0)
 
-    async def lease(self, model, mode, *, failed_runner=None):
+    async def lease(self, model, mode, *, failed_runner=None, context_size=0):
         self.asked.set()
+        self.events.append(("lease", model, str(context_size)))
         result = self.answer(model, mode, failed_runner)
         if not isinstance(result, asyncio.Event):
             return result
@@ -75,6 +77,15 @@ class FakeScheduler:
         gone = [runner for runner in self.loaded if model_id in {None, runner.model_id}]
         self.loaded = [runner for runner in self.loaded if runner not in gone]
         return len(gone)
+
+    def set_keep_alive(self, runner_id, seconds):
+        if runner_id not in {runner.runner_id for runner in self.loaded}:
+            raise NotFound(f"there is no runner `{runner_id}`")
+        self.events.append(("keep_alive", runner_id, str(seconds)))
+
+    def retire(self, model_id):
+        self.events.append(("retire", model_id))
+        return sum(runner.model_id == model_id for runner in self.loaded)
 
     async def refresh(self):
         self.events.append(("refresh",))

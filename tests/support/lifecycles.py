@@ -44,6 +44,7 @@ class Config:
     context_size: int | None = None
     context_is_chosen: bool = False
     gguf: Mapping[str, str] = field(default_factory=lambda: {"general.architecture": "llama"})
+    modelfile: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

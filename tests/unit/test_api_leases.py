@@ -9,7 +9,8 @@ import threading
 import pytest
 
 from model_runner.errors import EngineFailed, EngineNotInstalled, ModelNotFound, NoCapacity
-from support.control_planes import FakeScheduler, serving
+from support.control_planes import FakeRunner, FakeScheduler, serving
+from support.lifecycles import MemoryStore
 
 BODY = {"model": "ai/x", "mode": "completion", "failed_runner": None}
 
@@ -42,6 +43,58 @@ def test_a_lease_names_its_runner(tmp_path):
     body = {**BODY, "failed_runner": "runner-6"}
     assert lease(tmp_path, answer, body) == (200, {"runner_id": "runner-7"})
     assert seen == [("ai/x", "completion", "runner-6")]
+
+
+def told(tmp_path, path, body, *, loaded=(), store=None):
+    """What a call was answered, and what the lifecycle was told."""
+    scheduler = FakeScheduler(loaded=list(loaded))
+
+    async def main():
+        async with serving(tmp_path, scheduler=scheduler, store=store) as client:
+            return await client.send("POST", path, json=body)
+
+    result = asyncio.run(main())
+    return result.status, json.loads(result.body), scheduler.events
+
+
+def test_a_lease_says_how_much_context_is_wanted(tmp_path):
+    status, _, events = told(tmp_path, "/_control/leases", {**BODY, "context_size": 16384})
+    assert (status, events) == (200, [("lease", "ai/x", "16384")])
+    status, body, events = told(tmp_path, "/_control/leases", {**BODY, "context_size": 0})
+    assert (status, body["code"], events) == (400, "invalid_request", [])
+
+
+@pytest.mark.parametrize("seconds", [0, 1.5, -1])
+def test_a_keep_alive_reaches_its_runner(tmp_path, seconds):
+    body = {"runner_id": "r1", "keep_alive": seconds}
+    answer = told(tmp_path, "/_control/keep_alive", body, loaded=[FakeRunner()])
+    assert answer == (200, {}, [("keep_alive", "r1", str(float(seconds)))])
+
+
+def test_a_keep_alive_of_a_runner_that_is_gone(tmp_path):
+    body = {"runner_id": "r1", "keep_alive": 5}
+    status, answer, events = told(tmp_path, "/_control/keep_alive", body)
+    assert (status, answer["code"], events) == (404, "not_found", [])
+
+
+def test_a_keep_alive_that_is_no_number(tmp_path):
+    body = {"runner_id": "r1", "keep_alive": "soon"}
+    status, answer, events = told(tmp_path, "/_control/keep_alive", body, loaded=[FakeRunner()])
+    assert (status, answer["code"], events) == (400, "invalid_request", [])
+
+
+def test_an_unload_says_how_many_runners_go(tmp_path):
+    store = MemoryStore(x=None)
+    model_id = store.get("ai/x").id
+    runners = [FakeRunner(model_id=model_id), FakeRunner("r2", model_id="sha256:1")]
+    answer = told(tmp_path, "/_control/unload", {"model": "x"}, loaded=runners, store=store)
+    assert answer == (200, {"unloaded": 1}, [("retire", model_id)])
+
+
+def test_an_unload_of_an_unknown_model(tmp_path):
+    body = {"model": "ai/nothing"}
+    status, answer, events = told(tmp_path, "/_control/unload", body, store=MemoryStore())
+    assert (status, answer["code"], events) == (404, "model_not_found", [])
 
 
 def test_an_unknown_model(tmp_path):

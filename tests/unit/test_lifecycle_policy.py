@@ -107,7 +107,9 @@ def runner() -> Runner:
         context_limit=4096,
         capabilities=("completion",),
     )
-    return Runner(RunnerKey("sha256:0", "completion"), prepared, model="m", tags=())
+    return Runner(
+        RunnerKey("sha256:0", "completion"), prepared, model="m", tags=(), keep_alive=300.0
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from model_runner.engines.parameters import Parameters
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+NO_PARAMETERS = Parameters()
 
 MODES = ("completion", "embedding", "reranking")
 
@@ -46,6 +50,7 @@ class LaunchRequest:
         chat_template: A Jinja template that came with the model, if any.
         adapters: LoRA adapters that are added to the weights.
         own_pooling: Whether the model file says how its embeddings are pooled.
+        parameters: What the model's package sets.
     """
 
     model_path: Path
@@ -60,6 +65,7 @@ class LaunchRequest:
     chat_template: Path | None = None
     adapters: tuple[Path, ...] = ()
     own_pooling: bool = False
+    parameters: Parameters = NO_PARAMETERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ class Parameters:
     def __init__(self) -> None:
         self._binding = importlib.import_module("xllamacpp")
         self.native = self._binding.CommonParams()
-        self._added: list[object] = []
+        self._added: dict[str, list[object]] = {}
         self._options = {flag: option for option in OPTIONS for flag in option.spellings.split()}
         self._switches = {flag: switch for switch in SWITCHES for flag in switch.spellings.split()}
 
@@ -78,8 +78,9 @@ class Parameters:
         try:
             value = option.convert(text)
             if option.adds and isinstance(value, list):
-                self._added += value
-                value = list(self._added)  # the binding empties the list that it is given
+                added = self._added.setdefault(option.attributes, [])
+                added += value
+                value = list(added)  # the binding empties the list that it is given
             for attribute in option.attributes.split():
                 self._assign(attribute, value)
         except KeyError as error:

@@ -39,7 +39,7 @@ class Option:
         attributes: Where the value goes in `CommonParams`: dotted paths, separated by spaces.
         convert: Reads the value; raises ValueError, KeyError, AttributeError or OSError for one
             that is wrong.
-        adds: Whether the flag adds to what such flags before it have brought: a list of adapters.
+        adds: Whether the flag adds to what such flags before it have brought: lists.
     """
 
     spellings: str
@@ -126,6 +126,11 @@ def _scaled_loras(text: str) -> list[object]:
     return adapters
 
 
+def _stops(text: str) -> list[str]:
+    """llama-server reads escapes in it; of ours there is only the one of the backslash."""
+    return [text.replace("\\\\", "\\")]
+
+
 def _lora(path: str, scale: float) -> object:
     adapter = importlib.import_module("xllamacpp").CommonAdapterLoraInfo()
     adapter.path, adapter.scale = path, scale
@@ -203,11 +208,13 @@ OPTIONS = (
     Option("--top-k", "sampling.top_k", int),
     Option("--top-p", "sampling.top_p", float),
     Option("--min-p", "sampling.min_p", float),
+    Option("--typical --typical-p", "sampling.typ_p", float),
     Option("--samplers", "sampling.samplers", str),
     Option("--repeat-penalty", "sampling.penalty_repeat", float),
     Option("--repeat-last-n", "sampling.penalty_last_n", int),
     Option("--presence-penalty", "sampling.penalty_present", float),
     Option("--frequency-penalty", "sampling.penalty_freq", float),
+    Option("-r --reverse-prompt", "antiprompt", _stops, adds=True),
 )
 
 SWITCHES = (

@@ -69,6 +69,8 @@ class LlamaCpp:
         _add_server(arguments, request)
         _add_memory(arguments, request, self._settings)
         _add_model(arguments, request)
+        for spellings, value in request.parameters.flags(request.mode):
+            arguments.add(*spellings, value=value)
         variables = {**environment.scrubbed(request.config_home), **dict(command.variables)}
         # Not `--api-key`: every user of the machine can read the command line of every process.
         variables["LLAMA_API_KEY"] = request.api_key
@@ -115,13 +117,14 @@ def _add_memory(arguments: _Arguments, request: LaunchRequest, settings: Setting
     # A shared pool of context lets one greedy request end all others with a 500 once it is full.
     arguments.add("--no-kv-unified")
     arguments.need("-c", request.slots * request.context_size)
-    arguments.need("-t", settings.engine_threads or default_threads())
+    threads = settings.engine_threads or request.parameters.threads or default_threads()
+    arguments.need("-t", threads)
     arguments.add("--cache-ram", value=settings.prompt_cache_mib)
     if not arguments.build.has_devices:
         # Fitting a model into device memory reads its header twice; without a device that is for
         # nothing, and doubles the start-up time of a small model.
         arguments.add("--fit", value="off")
-    elif "--fit" not in arguments.build.flags:
+    elif "--fit" not in arguments.build.flags and "num_gpu" not in request.parameters.numbers:
         # Builds that cannot fit by themselves leave every layer on the CPU unless told otherwise.
         arguments.add("-ngl", value=999)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from model_runner.errors import UnsupportedModel
@@ -45,11 +45,13 @@ class Sources:
         metadata: The header of the weights as text; empty if they are no GGUF.
         template: The chat template that is used; empty if there is none.
         projector: The header of the projector as text; None if there is none.
+        modelfile: What the model was made with in Ollama's way.
     """
 
     metadata: Mapping[str, str]
     template: str = ""
     projector: Mapping[str, str] | None = None
+    modelfile: Mapping[str, object] = field(default_factory=dict)
 
 
 def read(sources: Sources) -> tuple[str, ...]:
@@ -66,7 +68,8 @@ def read(sources: Sources) -> tuple[str, ...]:
         found.add("tools")
     if any(mark in sources.template for mark in _THINKING):
         found.add("thinking")
-    if any(all(key in sources.metadata for key in keys) for keys in _INSERT):
+    has_tokens = any(all(key in sources.metadata for key in keys) for keys in _INSERT)
+    if has_tokens or ".Suffix" in str(sources.modelfile.get("template")):
         found.add("insert")
     return tuple(capability for capability in CAPABILITIES if capability in found)
 
@@ -133,7 +136,8 @@ def _sources(
             text = file.read(_MAX_TEMPLATE)
     else:
         text = metadata.get(_TEMPLATE, "")
-    return Sources(metadata, text, describe([projector]).gguf if projector else None)
+    senses = describe([projector]).gguf if projector else None
+    return Sources(metadata, text, senses, model.config.modelfile)
 
 
 def _senses(projector: Mapping[str, str] | None) -> set[str]:

@@ -26,7 +26,7 @@ class Endings:
     """Ends runners, and takes note of those that end by themselves.
 
     Args:
-        settings: How many runners there may be, and for how long idle ones stay.
+        settings: How many runners there may be.
         plane: Whose leases are waited for.
         roster: The runners.
         ledger: Where evictions, idle unloads and crashes are counted.
@@ -66,16 +66,18 @@ class Endings:
             self.retire(runner)
 
     def expire(self) -> float | None:
-        """Retire the runners that nobody has used for the time of the keep-alive.
+        """Retire the runners that nobody has used for the time of their keep-alive.
 
         Returns:
             Seconds after which to look again; None: not before something changes.
         """
         pauses: list[float] = []
         for activity in self._roster.activities():
-            left = policy.seconds_to_expiry(activity, self._settings.keep_alive)
             runner = self._ready(activity.runner_id)
-            if left is None or runner is None:
+            if runner is None:
+                continue
+            left = policy.seconds_to_expiry(activity, runner.keep_alive)
+            if left is None:
                 continue
             if left > 0 or not activity.idle:
                 pauses.append(max(left, _EXPIRY_FLOOR_SECONDS))

@@ -20,7 +20,7 @@ from model_runner.lifecycle.tasks import Tasks
 if TYPE_CHECKING:
     from model_runner.config import Settings
     from model_runner.lifecycle.endings import Endings
-    from model_runner.lifecycle.preparation import Preparation
+    from model_runner.lifecycle.preparation import Preparation, Prepared
     from model_runner.lifecycle.roster import Roster
     from model_runner.lifecycle.totals import Ledger
     from model_runner.store import Model
@@ -40,6 +40,7 @@ class _Load:
         key: The same as a key.
         name: The same for people.
         outcome: The runner's ID, or why there is none.
+        context_size: The most context that any of its callers wants.
         waiters: Callers that wait for it.
         placed_at: When it got a place among the runners, as monotonic time; until then it can be
             given up.
@@ -50,6 +51,7 @@ class _Load:
     key: RunnerKey
     name: str
     outcome: asyncio.Future[str]
+    context_size: int = 0
     waiters: int = 0
     placed_at: float | None = None
     task: asyncio.Task[None] | None = field(default=None, repr=False)
@@ -100,8 +102,14 @@ class Loads:
         self._loads: dict[RunnerKey, _Load] = {}
         self._room = asyncio.Lock()
 
-    async def join(self, key: RunnerKey, model: Model) -> str:
+    async def join(self, key: RunnerKey, model: Model, context_size: int = 0) -> str:
         """Wait for the load of a model, which is begun if there is none; the runner's ID.
+
+        Args:
+            key: What is to be loaded.
+            model: The same.
+            context_size: Tokens of context for each slot that the caller wants at least. A load
+                that starts its engine already may end with less.
 
         Raises:
             NoCapacity: Too many wait already, for this load or for room.
@@ -112,6 +120,7 @@ class Loads:
         if load is None:
             load = self._begin(key, model)
         load.waiters += 1
+        load.context_size = max(load.context_size, context_size)
         try:
             return await asyncio.shield(load.outcome)
         finally:
@@ -218,10 +227,18 @@ class Loads:
     async def _load(self, load: _Load) -> tuple[Runner, float]:
         """A ready runner, and when it got its place: what came before was not loading."""
         preparation, mode = self._preparation, load.key.mode
-        prepared = await asyncio.to_thread(preparation.prepare, load.model, mode)
-        runner = Runner(load.key, prepared, model=load.name, tags=load.model.tags)
+        wanted = load.context_size
+        runner = Runner(
+            load.key,
+            await self._prepare(load),
+            model=load.name,
+            tags=load.model.tags,
+            keep_alive=self._settings.keep_alive,
+        )
         began = await self._take_room(load, runner)
         try:
+            if load.context_size > wanted:  # others came while it waited for room
+                runner.prepared = await self._prepare(load)
             log = await asyncio.to_thread(
                 preparation.open_log, load.name, mode, in_use=self._roster.logs()
             )
@@ -240,6 +257,11 @@ class Loads:
         self._roster.publish()
         self._roster.name_to_caller(runner)
         return runner, began
+
+    async def _prepare(self, load: _Load) -> Prepared:
+        prepare = self._preparation.prepare
+        wanted = load.context_size
+        return await asyncio.to_thread(prepare, load.model, load.key.mode, context_size=wanted)
 
     async def _take_room(self, load: _Load, runner: Runner) -> float:
         """Wait for a place among the runners, and take it; first come, first served.

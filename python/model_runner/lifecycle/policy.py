@@ -81,6 +81,7 @@ def context_size(
     metadata: Mapping[str, str],
     *,
     chosen: bool = False,
+    parameter: int | None = None,
 ) -> int:
     """Tokens of context for each slot.
 
@@ -93,10 +94,13 @@ def context_size(
             for included, which rope scaling allows.
         metadata: The GGUF header, which has the size that the model was trained for.
         chosen: Whether the package says that somebody chose its size.
+        parameter: What the model's Modelfile sets, which is cut to what the model was trained for.
     """
     if configured is not None:
         return configured
     trained = trained_context(metadata)
+    if parameter is not None:
+        return min(parameter, trained or parameter)
     if packaged and packaged > 0 and (chosen or packaged != trained):
         return packaged
     return min(trained or DEFAULT_CONTEXT_LIMIT, DEFAULT_CONTEXT_LIMIT)
@@ -105,6 +109,15 @@ def context_size(
 def context_limit(metadata: Mapping[str, str], context_size: int) -> int:
     """The most that requests get: what the model was trained for, or has, if that is more."""
     return max(trained_context(metadata) or MAX_CONTEXT, context_size)
+
+
+def granted_context(usual: int, wanted: int, limit: int) -> int:
+    """Tokens of context for each slot, when requests want more than the usual.
+
+    >>> granted_context(8192, 4096, 32768), granted_context(8192, 65536, 32768)
+    (8192, 32768)
+    """
+    return max(usual, min(wanted, limit))
 
 
 # llama.cpp's numbers for how the vectors of tokens become one.

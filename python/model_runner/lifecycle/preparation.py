@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from model_runner import names
-from model_runner.engines import MODES, LaunchRequest
+from model_runner.engines import MODES, LaunchRequest, parameters
 from model_runner.errors import InvalidRequest, ModelNotFound, UnsupportedModel, WrongMode
 from model_runner.formats.gguf import describe
 from model_runner.lifecycle import capabilities, policy
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from model_runner.config import Settings
     from model_runner.engines import Engine, LaunchPlan
+    from model_runner.engines.parameters import Parameters
     from model_runner.store import Model, Store
 
 _logger = logging.getLogger(__name__)
@@ -94,8 +95,13 @@ class Preparation:
         except ModelNotFound as error:
             raise ModelNotFound(self.display(model)) from error
 
-    def prepare(self, model: Model, mode: str) -> Prepared:
+    def prepare(self, model: Model, mode: str, *, context_size: int = 0) -> Prepared:
         """Unpack a model and plan its engine.
+
+        Args:
+            model: The model.
+            mode: What it is to do.
+            context_size: Tokens of context that requests want at least, for each slot.
 
         Raises:
             ModelNotFound: It was deleted meanwhile.
@@ -110,12 +116,15 @@ class Preparation:
         metadata = _metadata(model, bundle.gguf)
         if does := policy.what_else(metadata, mode):
             raise WrongMode(self.display(model), wanted=mode, does=does)
-        context_size = policy.context_size(
+        packaged = _parameters(model)
+        usual = policy.context_size(
             self._settings.context_size,
             model.config.context_size,
             metadata,
             chosen=model.config.context_is_chosen,
+            parameter=packaged.context_size,
         )
+        limit = policy.context_limit(metadata, usual)
         self._config_home.mkdir(mode=0o700, exist_ok=True)
         runner_id = secrets.token_hex(6)
         request = LaunchRequest(
@@ -124,13 +133,14 @@ class Preparation:
             mode=mode,
             socket_path=self._runtime_dir / f"{runner_id}.sock",
             slots=self._settings.slots,
-            context_size=context_size,
+            context_size=policy.granted_context(usual, context_size, limit),
             api_key=secrets.token_urlsafe(24),
             config_home=self._config_home,
             projector=bundle.projector,
             chat_template=bundle.chat_template,
             adapters=bundle.adapters,
             own_pooling=policy.has_own_pooling(metadata),
+            parameters=packaged,
         )
         plan = self._engine.plan(request)
         return Prepared(
@@ -138,8 +148,8 @@ class Preparation:
             plan=plan,
             socket_path=request.socket_path,
             api_key=request.api_key,
-            context_size=context_size,
-            context_limit=policy.context_limit(metadata, context_size),
+            context_size=request.context_size,
+            context_limit=limit,
             capabilities=capabilities.of_bundle(model, bundle),
         )
 
@@ -190,6 +200,11 @@ def _metadata(model: Model, gguf: Path) -> Mapping[str, str]:
         return describe([gguf]).gguf
     except UnsupportedModel:
         return {}
+
+
+def _parameters(model: Model) -> Parameters:
+    given = model.config.modelfile.get("parameters")
+    return parameters.read(given if isinstance(given, dict) else {})
 
 
 def _new_log(directory: Path, model: str, mode: str) -> EngineLog:

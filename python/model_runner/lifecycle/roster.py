@@ -26,7 +26,7 @@ class Roster:
 
     Args:
         plane: Where routes are published.
-        settings: Slots and keep-alive, as others are told of them.
+        settings: Slots, as others are told of them.
         backend: The engine's name.
         usual_names: The usual spellings of a model, from its tags and its ID.
     """
@@ -160,11 +160,11 @@ class Roster:
         return Route(
             runner_id=runner.runner_id,
             socket_path=str(runner.socket_path),
-            api_key=runner.api_key,
+            api_key=runner.prepared.api_key,
             slots=self._settings.slots,
-            context_size=runner.context_size,
-            context_limit=runner.context_limit,
-            capabilities=runner.capabilities,
+            context_size=runner.prepared.context_size,
+            context_limit=runner.prepared.context_limit,
+            capabilities=runner.prepared.capabilities,
             backend=self._backend,
             model=runner.model,
             model_id=runner.key.model_id,
@@ -186,12 +186,12 @@ class Roster:
             state=runner.state.value,
             last_used=last_used,
             in_use=in_use,
-            keep_alive=self._settings.keep_alive,
+            keep_alive=runner.keep_alive,
             pid=runner.process.pid if runner.process else None,
             socket_path=runner.socket_path,
-            api_key=runner.api_key,
-            context_size=runner.context_size,
-            capabilities=runner.capabilities,
+            api_key=runner.prepared.api_key,
+            context_size=runner.prepared.context_size,
+            capabilities=runner.prepared.capabilities,
         )
 
 

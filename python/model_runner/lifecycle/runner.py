@@ -100,27 +100,43 @@ class Runner:
         prepared: The process to start.
         model: The model's display name, under which the engine answers and requests are counted.
         tags: The model's tags; they change when it is tagged anew.
+        keep_alive: Seconds that it stays when idle, negative for ever; requests may change it.
     """
 
     def __init__(
-        self, key: RunnerKey, prepared: Prepared, *, model: str, tags: tuple[str, ...]
+        self,
+        key: RunnerKey,
+        prepared: Prepared,
+        *,
+        model: str,
+        tags: tuple[str, ...],
+        keep_alive: float,
     ) -> None:
         self.key = key
-        self.runner_id = prepared.runner_id
-        self.socket_path = prepared.socket_path
-        self.api_key = prepared.api_key
-        self.context_size = prepared.context_size
-        self.context_limit = prepared.context_limit
-        self.capabilities = prepared.capabilities
+        self.prepared = prepared
         self.model = model
         self.tags = tags
-        self._plan = prepared.plan
+        self.keep_alive = keep_alive
         self.state = State.STARTING
         self.process: EngineProcess | None = None
         # When a lease call was last answered with it, and how many requests had ended by then.
         self.named_at = time.monotonic()
         self.named_requests = 0
         self._hurry = asyncio.Event()
+
+    @property
+    def runner_id(self) -> str:
+        """Never used twice."""
+        return self.prepared.runner_id
+
+    @property
+    def socket_path(self) -> Path:
+        """Where its engine listens."""
+        return self.prepared.socket_path
+
+    def has_context(self, wanted: int) -> bool:
+        """Whether it has so many tokens for a request, or as many as the model can have."""
+        return min(wanted, self.prepared.context_limit) <= self.prepared.context_size
 
     def move(self, state: State) -> None:
         """Go over to another state.
@@ -139,7 +155,9 @@ class Runner:
             EngineFailed: It could not be started, ended, or made no progress.
         """
         try:
-            self.process = await EngineProcess.spawn(self._plan, log, self.socket_path.parent)
+            self.process = await EngineProcess.spawn(
+                self.prepared.plan, log, self.socket_path.parent
+            )
             await readiness.wait_ready(self.process, self.socket_path, stall_timeout)
         except BaseException as error:
             self.move(State.STOPPED if isinstance(error, asyncio.CancelledError) else State.FAILED)

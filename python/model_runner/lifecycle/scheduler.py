@@ -20,7 +20,7 @@ from model_runner.lifecycle.loading import Loads
 from model_runner.lifecycle.log import EngineLog
 from model_runner.lifecycle.preparation import Preparation
 from model_runner.lifecycle.roster import Roster
-from model_runner.lifecycle.runner import RunnerInfo, RunnerKey, State
+from model_runner.lifecycle.runner import Runner, RunnerInfo, RunnerKey, State
 from model_runner.lifecycle.totals import Ledger, Totals
 
 if TYPE_CHECKING:
@@ -100,7 +100,9 @@ class Scheduler:
         await self._loads.finished()
         await self._endings.finished()
 
-    async def lease(self, model: str, mode: str, *, failed_runner: str | None = None) -> str:
+    async def lease(
+        self, model: str, mode: str, *, failed_runner: str | None = None, context_size: int = 0
+    ) -> str:
         """Wait until a runner serves a model in a mode, and its route is published.
 
         When all places are taken by busy runners this waits, first come first served, for as long
@@ -110,6 +112,9 @@ class Scheduler:
             model: The model as a client spelt it.
             mode: `completion`, `embedding` or `reranking`.
             failed_runner: A runner that the caller could not reach.
+            context_size: Tokens of context that the request wants at least. A runner with less is
+                retired, and the model loaded anew with that much, or with what it was trained for
+                if that is less. No runner is loaded anew because it has more.
 
         Returns:
             The runner's ID.
@@ -131,13 +136,46 @@ class Scheduler:
             await self._settle_failure(key, failed_runner)
         self._refuse_when_stopping()
         is_news = self._learn(found.id, model)
-        runner = self._roster.get(key)
-        if runner is None or runner.state is not State.READY:
-            return await self._loads.join(key, found)
+        while (runner := self._ready(key, context_size)) is None:
+            runner_id = await self._loads.join(key, found, context_size)
+            # A load that had begun when this caller came may be of a runner with less context.
+            loaded = self._roster.get(key)
+            if loaded is None or loaded.runner_id != runner_id or loaded.has_context(context_size):
+                return runner_id
+            self._refuse_when_stopping()
         if is_news:
             self._roster.publish()
         self._roster.name_to_caller(runner)
         return runner.runner_id
+
+    def set_keep_alive(self, runner_id: str, seconds: float) -> None:
+        """Change how long a runner stays loaded when it is idle.
+
+        Args:
+            runner_id: Which one.
+            seconds: From the end of its last request; 0: not at all; negative: for ever.
+
+        Raises:
+            NotFound: It is gone.
+        """
+        runner = next((run for run in self._roster.of() if run.runner_id == runner_id), None)
+        if runner is None:
+            raise NotFound(f"there is no runner `{runner_id}`", hint="it was unloaded meanwhile")
+        runner.keep_alive = seconds
+        self._roster.announce()
+
+    def retire(self, model_id: str) -> int:
+        """Begin to unload a model: requests in flight may end, and are not waited for.
+
+        Returns:
+            How many runners go. Those that are being loaded go when who waits for them is served.
+        """
+        going = 0
+        for runner in self._roster.of(model_id):
+            going += runner.state is not State.RETIRING
+            runner.keep_alive = 0.0
+            self._endings.retire(runner)
+        return going
 
     def runners(self) -> list[RunnerInfo]:
         """All runners that are loading, ready or being retired."""
@@ -228,6 +266,22 @@ class Scheduler:
             # While nothing served the model, nobody looked whether its names have moved.
             self._roster.spellings.forget(model_id)
         return self._roster.spellings.learn(model_id, spelling)
+
+    def _ready(self, key: RunnerKey, context_size: int) -> Runner | None:
+        """The runner that can serve a request now; one with too little context is retired."""
+        runner = self._roster.get(key)
+        if runner is None or runner.state is not State.READY:
+            return None
+        if runner.has_context(context_size):
+            return runner
+        _logger.info(
+            "model `%s` is loaded anew: a request wants %d tokens of context, it has %d",
+            runner.model,
+            context_size,
+            runner.prepared.context_size,
+        )
+        self._endings.retire(runner)
+        return None
 
     def _refuse_when_stopping(self) -> None:
         if self._stopping:

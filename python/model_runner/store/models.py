@@ -76,6 +76,7 @@ class ModelConfig:
         context_size: Tokens, -1 for no limit, None if unknown.
         context_is_chosen: Whether the package says that somebody chose it. Docker's tools do not
             say; without it, a size that is not the trained one counts as chosen.
+        modelfile: What the Modelfile that it was made with said; nobody has checked it.
     """
 
     format: str = ""
@@ -88,6 +89,7 @@ class ModelConfig:
     diffusers: Mapping[str, str] = field(default_factory=dict)
     context_size: int | None = None
     context_is_chosen: bool = False
+    modelfile: Mapping[str, object] = field(default_factory=dict)
 
     def describe(self) -> ConfigDescription:
         """The shape of `GET /models`."""
@@ -181,7 +183,7 @@ def parse_config(raw: bytes, manifest: Manifest) -> ConfigFile:
             document=content,
         )
     return ConfigFile(
-        config=_docker(config, _chosen_context(manifest)),
+        config=_docker(config, _chosen_context(manifest), _modelfile(manifest)),
         created=_unix(descriptor.get("created")),
         diff_ids=_texts(_object(content, "rootfs").get("diff_ids")),
         document=config,
@@ -194,7 +196,9 @@ def is_cncf(content: Mapping[str, object]) -> bool:
     return "modelfs" in content or "paramSize" in config or "createdAt" in descriptor
 
 
-def _docker(config: Mapping[str, object], chosen: int | None) -> ModelConfig:
+def _docker(
+    config: Mapping[str, object], chosen: int | None, modelfile: Mapping[str, object]
+) -> ModelConfig:
     context_size = config.get("context_size")
     return ModelConfig(
         format=_text(config, "format"),
@@ -208,6 +212,7 @@ def _docker(config: Mapping[str, object], chosen: int | None) -> ModelConfig:
         context_size=context_size if isinstance(context_size, int) else None,
         # Docker's tools write another size beside what we noted, and keep our note.
         context_is_chosen=chosen is not None and chosen == context_size,
+        modelfile=modelfile,
     )
 
 
@@ -223,6 +228,7 @@ def _cncf(config: Mapping[str, object], manifest: Manifest) -> ModelConfig:
         size=parameters,
         context_size=chosen,
         context_is_chosen=chosen is not None,
+        modelfile=_modelfile(manifest),
     )
 
 
@@ -230,6 +236,14 @@ def _chosen_context(manifest: Manifest) -> int | None:
     text = manifest.annotations.get(media.CONTEXT_SIZE, "")
     size = int(text) if _NUMBER.fullmatch(text) else 0
     return size if 0 < size <= MAX_CONTEXT else None
+
+
+def _modelfile(manifest: Manifest) -> Mapping[str, object]:
+    try:
+        content = json.loads(manifest.annotations.get(media.MODELFILE, "{}"))
+    except (ValueError, RecursionError):  # anybody may write annotations
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _format_of_weights(manifest: Manifest) -> str:
