@@ -86,6 +86,7 @@ def bench_route(options: argparse.Namespace, mode: str) -> Route:
         context_size=8192,
         context_limit=8192,
         capabilities=["completion", "embedding", "tools"],
+        has_stops=False,
         backend="llama.cpp",
         model=options.model,
         model_id="sha256:" + "0" * 64,

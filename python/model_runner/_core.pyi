@@ -90,6 +90,7 @@ class Route:
         context_limit: The most that the model can be loaded with.
         capabilities: What the model can do: `completion`, `tools`, `thinking`, `vision`, `audio`,
             `embedding`, `insert`.
+        has_stops: Whether its engine ends texts at strings that no request has named.
         backend: `llama.cpp`.
         model: The model's display name, as metrics and logs show it.
         model_id: The model's ID, `sha256:…`.
@@ -107,6 +108,7 @@ class Route:
         context_size: int,
         context_limit: int,
         capabilities: Sequence[str],
+        has_stops: bool,
         backend: str,
         model: str,
         model_id: str,

@@ -86,6 +86,7 @@ class Plane:
                     context_size=route.context_size,
                     context_limit=route.context_limit,
                     capabilities=route.capabilities,
+                    has_stops=route.has_stops,
                     backend=route.backend,
                     model=route.model,
                     model_id=route.model_id,

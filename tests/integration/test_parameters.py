@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from model_runner.engines import discover
+from model_runner.packaging import Extras, package_gguf
+from model_runner.store import Store
 from support.lifecycles import Config, MemoryStore, run, scene
+from support.server import running_server
 from support.tiny_gguf import SCRIPT, tiny_random, tiny_script
 from support.unix_http import ask
 
@@ -117,3 +121,19 @@ def test_what_makes_no_sense_is_left_out(tmp_path, models, engine, caplog):
     assert "`temperature` is left out: it is 'hot'" in caplog.text
     assert "`top_p`" in caplog.text
     assert "`seed`" not in caplog.text  # negative: at random, as usual
+
+
+def test_a_whole_answer_has_what_was_withheld_for_a_stop_of_the_models_own(
+    tmp_path, engine_environment
+):
+    store = Store.open(tmp_path / "models")
+    record = json.dumps({"parameters": {"stop": ["a tiny test model speaking"]}})
+    extras = Extras(annotations={"dev.model-runner.modelfile": record})
+    package_gguf(store, tiny_script(tmp_path / "script.gguf"), "ai/made", extras)
+    with running_server(tmp_path, **engine_environment) as server:
+        for _ in ("cold", "warm"):
+            body = chat(max_tokens=8)[1]
+            answer = server.chat("ai/made", **body).json()
+            assert text(answer).split() == SCRIPT.split()[:8]
+        stopped = server.chat("ai/made", **{**body, "max_tokens": 40}).json()
+        assert text(stopped).strip() == SCRIPT.partition(" a tiny")[0]

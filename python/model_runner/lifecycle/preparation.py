@@ -39,6 +39,7 @@ class Prepared:
         context_size: Tokens of context for each slot.
         context_limit: The most that the model can be loaded with.
         capabilities: What the model can do.
+        has_stops: Whether its engine ends texts at strings that no request has named.
     """
 
     runner_id: str
@@ -48,6 +49,7 @@ class Prepared:
     context_size: int
     context_limit: int
     capabilities: tuple[str, ...]
+    has_stops: bool = False
 
 
 class Preparation:
@@ -151,6 +153,7 @@ class Preparation:
             context_size=request.context_size,
             context_limit=limit,
             capabilities=capabilities.of_bundle(model, bundle),
+            has_stops=bool(packaged.stops) and mode == "completion",
         )
 
     def open_log(self, model: str, mode: str, *, in_use: Collection[Path]) -> EngineLog:

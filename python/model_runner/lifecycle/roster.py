@@ -165,6 +165,7 @@ class Roster:
             context_size=runner.prepared.context_size,
             context_limit=runner.prepared.context_limit,
             capabilities=runner.prepared.capabilities,
+            has_stops=runner.prepared.has_stops,
             backend=self._backend,
             model=runner.model,
             model_id=runner.key.model_id,

@@ -223,7 +223,9 @@ impl Asked {
     /// has left only while nobody gets tokens from it.
     fn ask_for_a_stream<'a>(&mut self, wishes: &Wishes<'a>, body: &'a [u8]) {
         let shape = Shape::of(self.target.upstream_path);
-        let edited = shape.and_then(|shape| wishes.as_stream(body, shape));
+        // Of a runner that is still to be loaded, it is not known.
+        let has_stops = self.warm_runner().is_none_or(|runner| runner.has_stops);
+        let edited = shape.and_then(|shape| wishes.as_stream(body, shape, has_stops));
         let Some(AsStream { body, plan }) = edited else { return };
         let original = std::mem::replace(&mut self.body, body.into());
         self.assembled = Some(plan);

@@ -33,6 +33,8 @@ pub struct Route {
     pub context_limit: u32,
     /// What the model can do.
     pub capabilities: Capabilities,
+    /// Whether its engine ends texts at strings that no request has named.
+    pub has_stops: bool,
     /// The engine's name.
     pub backend: String,
     /// The model's display name.
@@ -72,6 +74,7 @@ pub(crate) struct Runner {
     /// Tokens of context for each slot.
     pub(crate) context_size: u32,
     context_limit: u32,
+    pub(crate) has_stops: bool,
     pub(crate) capabilities: Capabilities,
     pub(crate) totals: Arc<Totals>,
     pub(crate) model_id: Arc<str>,
@@ -108,6 +111,7 @@ impl Runner {
             slots,
             context_size: route.context_size,
             context_limit: route.context_limit,
+            has_stops: route.has_stops,
             capabilities: route.capabilities,
             totals,
             model_id: route.model_id.as_str().into(),

@@ -97,7 +97,7 @@ pub(crate) struct Route(pub(crate) CoreRoute);
 #[pymethods]
 impl Route {
     #[new]
-    #[pyo3(signature = (*, runner_id, socket_path, api_key, slots, context_size, context_limit, capabilities, backend, model, model_id, mode, names))]
+    #[pyo3(signature = (*, runner_id, socket_path, api_key, slots, context_size, context_limit, capabilities, has_stops, backend, model, model_id, mode, names))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one Python constructor")]
     fn new(
         runner_id: String,
@@ -107,6 +107,7 @@ impl Route {
         context_size: u32,
         context_limit: u32,
         capabilities: Vec<String>,
+        has_stops: bool,
         backend: String,
         model: String,
         model_id: String,
@@ -125,6 +126,7 @@ impl Route {
             context_size,
             context_limit,
             capabilities,
+            has_stops,
             backend,
             model,
             model_id,

@@ -78,12 +78,18 @@ impl<'a> Wishes<'a> {
     ///
     /// With `stop` alone a stream lacks text only if the limit on tokens comes while the last ones are withheld, because they
     /// may become a stop string. Counts with each event tell whether it was so. With probabilities, too, it must be known
-    /// which stop string ended the text: the answer leaves out as many tokens as that has when it is tokenized.
-    pub(crate) fn as_stream(&self, body: &'a [u8], shape: Shape) -> Option<AsStream> {
+    /// which stop string ended the text: the answer leaves out as many tokens as that has when it is tokenized. The same
+    /// goes for the stop strings that an engine has by itself (`has_stops`).
+    pub(crate) fn as_stream(
+        &self,
+        body: &'a [u8],
+        shape: Shape,
+        has_stops: bool,
+    ) -> Option<AsStream> {
         let chat = shape == Shape::Chat;
         let none = chat && self.top_logprobs.is_some_and(|count| count.value == b"0");
         let probabilities = (is_on(self.logprobs) && !none) || is_on(self.n_probs);
-        let stops = is_filled(self.stop);
+        let stops = has_stops || is_filled(self.stop);
         let untellable = is_filled(self.tools) || is_on(self.post_sampling_probs);
         let untold = is_on(self.verbose) || (chat && probabilities && untellable);
         let whole = self.stream.is_none_or(|stream| matches!(stream.value, b"false" | b"null"));

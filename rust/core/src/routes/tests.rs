@@ -14,6 +14,7 @@ fn route(id: &str, names: &[&str]) -> Route {
         slots: 1,
         context_size: 4096,
         context_limit: 8192,
+        has_stops: false,
         capabilities: Capabilities::from_names(["completion"]).expect("known"),
         backend: "llama.cpp".to_owned(),
         model: "ai/x".to_owned(),

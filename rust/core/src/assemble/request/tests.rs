@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::{AsStream, Shape, Told, Wishes};
 
 fn as_stream(body: &[u8], shape: Shape) -> Option<AsStream> {
-    Wishes::read(body)?.as_stream(body, shape)
+    Wishes::read(body)?.as_stream(body, shape, false)
 }
 
 fn edited(body: &str) -> Option<String> {
@@ -137,4 +137,14 @@ proptest! {
     fn no_body_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..80)) {
         as_stream(&body, Shape::Text);
     }
+}
+
+#[test]
+fn where_an_engine_has_stop_strings_of_its_own_tokens_are_counted() {
+    let body = br#"{"model":"m","prompt":"p"}"#;
+    let wishes = Wishes::read(body).expect("an object");
+    let told =
+        |has_stops| wishes.as_stream(body, Shape::Text, has_stops).map(|edited| edited.plan.told);
+    assert_eq!(told(false), Some(Told::Usage));
+    assert_eq!(told(true), Some(Told::Tokens));
 }

@@ -79,6 +79,7 @@ impl Engine {
             slots: self.slots,
             context_size: 4096,
             context_limit: 8192,
+            has_stops: false,
             capabilities: Capabilities::ALL,
             backend: "llama.cpp".to_owned(),
             model: MODEL.to_owned(),
