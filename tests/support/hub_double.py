@@ -158,6 +158,17 @@ class HubDouble:
         """Requests for bytes of large files."""
         return self.asked("^GET /", host="storage")
 
+    def served(self) -> int:
+        """Bytes of large files that were asked for."""
+        return sum(map(self._wanted, self.downloads()))
+
+    def _wanted(self, seen: Seen) -> int:
+        size = len(self.objects[seen.path.rpartition("/")[2]])
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", seen.headers.get("Range", ""))
+        if not wanted:
+            return size
+        return max(0, min(size, int(wanted[2] or size) + 1) - int(wanted[1]))
+
 
 class Exchange(BaseHTTPRequestHandler):
     """One connection to the hub or its storage."""

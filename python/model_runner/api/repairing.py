@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from model_runner import names
-from model_runner.errors import ModelRunnerError
+from model_runner.errors import ModelRunnerError, UnsupportedModel
 from model_runner.registry.progress import LayerProgress
 
 if TYPE_CHECKING:
@@ -49,19 +48,22 @@ async def repair(
 async def _from(
     services: Services, verification: Verification, tag: str, report: Callable[[Progress], None]
 ) -> None:
-    registry = services.store.default_registry
-    wanted = tag
-    # A hub has files, not the model's blobs under one address; what is missing is pulled whole.
-    if not names.is_hub(tag, default_registry=registry):
-        await _mend(services, verification, tag, report)
-        # The very model that is damaged, wherever the tag leads by now.
-        name = names.parse(tag, default_registry=registry).name
-        wanted = f"{name}@{verification.entry.id}"
-    await services.registry.pull(wanted, report=lambda event: _unless_last(event, report))
+    entry = verification.entry
+    pinned = await services.registry.pinned(tag, entry.id, verification.manifest)
+    await _mend(services, verification, pinned or tag, report)
+    if await asyncio.to_thread(_is_whole, services, entry.id):
+        return
+    if pinned is None:
+        # Another one in its place is not what a repair is asked for.
+        raise UnsupportedModel(
+            f"`{tag}` has no commit any more that the model was made of",
+            hint="pull it to have the newest in its place",
+        )
+    await services.registry.pull(pinned, report=lambda event: _unless_last(event, report))
 
 
 async def _mend(
-    services: Services, verification: Verification, tag: str, report: Callable[[Progress], None]
+    services: Services, verification: Verification, wanted: str, report: Callable[[Progress], None]
 ) -> None:
     """Of the files that are damaged, and not missing, fetch only what differs."""
     for finding in verification.damaged:
@@ -70,10 +72,11 @@ async def _mend(
             continue
         progress = LayerProgress(report, total=blob.size, layer_id=blob.digest, size=blob.size)
         try:
-            await services.registry.repair(tag, blob, path, progress.advance)
+            repaired = await services.registry.repair(wanted, blob, path, progress.advance)
         finally:
             progress.stop()
-        progress.finish()
+        if repaired:
+            progress.finish()
 
 
 def _is_whole(services: Services, model_id: str) -> bool:

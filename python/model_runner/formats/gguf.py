@@ -17,6 +17,7 @@ from model_runner.formats.gguf_header import (
     Array,
     GGUFHeader,
     Value,
+    parse_header,
     read_header,
 )
 
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["GGUFHeader", "ModelMetadata", "describe", "describe_headers", "read_header"]
+__all__ = [
+    "GGUFHeader",
+    "ModelMetadata",
+    "describe",
+    "describe_headers",
+    "parse_header",
+    "read_header",
+]
 
 _INT32_MAX = 2**31 - 1
 

@@ -1,7 +1,8 @@
 """Reads the header of GGUF files: metadata and tensors, but no weights.
 
 The file is mapped, not read: only the pages of the header are touched, and long arrays (such as a
-vocabulary of 256k tokens) are stepped over without building their elements.
+vocabulary of 256k tokens) are stepped over without building their elements. Of a file that is
+elsewhere its first bytes will do.
 
 The format is ggml's docs/gguf.md, versions 2 and 3.
 """
@@ -15,10 +16,13 @@ from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from model_runner.errors import UnsupportedModel
+from model_runner.formats.beginnings import HeaderGoesOn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from model_runner.formats.beginnings import Beginning
 
 # Arrays longer than this are stepped over; nothing that we say about a model needs them.
 MAX_ELEMENTS = 50
@@ -148,46 +152,48 @@ def read_header(path: Path) -> GGUFHeader:
             path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
         ):
-            return _parse(content, path.name)
+            return parse_header(content, path.name, len(content))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UnsupportedModel(f"`{path}` cannot be read: {reason}") from error
 
 
-class _Truncated(Exception):
-    """The header goes on beyond the end of the file."""
+def parse_header(content: Beginning, name: str, size: int) -> GGUFHeader:
+    """Read the header out of the first bytes of a file.
 
+    Args:
+        content: These bytes.
+        name: Of the file, for messages.
+        size: Of the whole file.
 
-def _parse(content: mmap.mmap, name: str) -> GGUFHeader:
+    Raises:
+        HeaderGoesOn: It takes more of the file.
+        UnsupportedModel: As of `read_header`.
+    """
     if content[:4] != b"GGUF":
         raise UnsupportedModel(f"`{name}` is not a GGUF file")
-    cursor = _Cursor(content, name)
-    try:
-        version = cursor.version()
-        tensor_count = cursor.count(_MAX_TENSORS, "tensors")
-        value_count = cursor.count(_MAX_KEYS, "keys")
-        metadata = {}
-        for _ in range(value_count):
-            key = cursor.text()
-            metadata[key] = cursor.value(cursor.scalar("I"))
-        tensors = tuple(cursor.tensor() for _ in range(tensor_count))
-    except _Truncated as error:
-        raise UnsupportedModel(
-            f"`{name}` is truncated: its header goes on beyond its {len(content)} bytes",
-            hint="download it again",
-        ) from error
-    return GGUFHeader(version, metadata, tensors, cursor.offset, len(content))
+    cursor = _Cursor(content, name, size)
+    version = cursor.version()
+    tensor_count = cursor.count(_MAX_TENSORS, "tensors")
+    value_count = cursor.count(_MAX_KEYS, "keys")
+    metadata = {}
+    for _ in range(value_count):
+        key = cursor.text()
+        metadata[key] = cursor.value(cursor.scalar("I"))
+    tensors = tuple(cursor.tensor() for _ in range(tensor_count))
+    return GGUFHeader(version, metadata, tensors, cursor.offset, size)
 
 
 class _Cursor:
     """Walks through a header. Sizes come from the file, so each is checked before it is used."""
 
-    def __init__(self, content: mmap.mmap, name: str) -> None:
+    def __init__(self, content: Beginning, name: str, size: int) -> None:
         self.offset = 4
         self._kept = 0
         self._content = content
         self._end = min(len(content), _MAX_HEADER)
         self._name = name
+        self._size = size
         self._order = "<"
 
     def version(self) -> int:
@@ -269,10 +275,16 @@ class _Cursor:
 
     def _expect(self, size: int) -> None:
         """Make sure that the header may go on for so many bytes."""
-        if self.offset + size <= self._end:
+        needed = self.offset + size
+        if needed <= self._end:
             return
-        if self._end == len(self._content):
-            raise _Truncated
+        if needed <= min(self._size, _MAX_HEADER):
+            raise HeaderGoesOn(needed)
+        if self._size <= _MAX_HEADER:
+            raise UnsupportedModel(
+                f"`{self._name}` is truncated: its header goes on beyond its {self._size} bytes",
+                hint="download it again",
+            )
         raise UnsupportedModel(f"`{self._name}` has a header of more than {_MAX_HEADER} bytes")
 
     def _keep(self, size: int) -> None:
@@ -293,7 +305,9 @@ class _Cursor:
         try:
             for _ in range(count):
                 offset += 8 + unpack(content, offset)[0]
-        except (struct.error, OverflowError) as error:
-            raise _Truncated from error
+        except (struct.error, OverflowError):
+            self.offset = offset
+            self._expect(8)  # which are not there
+            raise
         self.offset = offset
         self._skip(0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from model_runner.errors import UnsupportedModel
-from model_runner.formats.safetensors_header import SafetensorsHeader, read_header
+from model_runner.formats.safetensors_header import SafetensorsHeader, parse_header, read_header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +23,8 @@ __all__ = [
     "decimal_size",
     "describe",
     "describe_headers",
+    "parse_header",
+    "read_config",
     "read_header",
 ]
 
@@ -73,13 +75,14 @@ def describe(paths: Sequence[Path], config: Path | None = None) -> SafetensorsMe
     Raises:
         UnsupportedModel: A file cannot be read, is no safetensors file, or is cut short.
     """
-    return describe_headers([read_header(path) for path in paths], config)
+    settings = read_config(config) if config else b""
+    return describe_headers([read_header(path) for path in paths], settings)
 
 
 def describe_headers(
-    headers: Sequence[SafetensorsHeader], config: Path | None = None
+    headers: Sequence[SafetensorsHeader], config: bytes = b""
 ) -> SafetensorsMetadata:
-    """As `describe`, of headers that have been read.
+    """As `describe`, of headers and a `config.json` that have been read.
 
     Raises:
         UnsupportedModel: There are none.
@@ -89,7 +92,7 @@ def describe_headers(
     metadata: dict[str, str] = {}
     for header in headers:
         metadata.update(header.metadata)
-    settings = _read_config(config) if config else {}
+    settings = _settings(config)
     # A model for several media has the settings of its language model one level below.
     places = [
         settings,
@@ -133,13 +136,18 @@ def _quantization(headers: Sequence[SafetensorsHeader]) -> str:
     return "mixed" if types else "unknown"
 
 
-def _read_config(path: Path) -> Mapping[str, object]:
+def read_config(path: Path) -> bytes:
     """A `config.json`; one that cannot be read says nothing: it may be that of something else."""
     try:
-        if path.stat().st_size > _MAX_CONFIG:
-            return {}
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return path.read_bytes() if path.stat().st_size <= _MAX_CONFIG else b""
+    except OSError:
+        return b""
+
+
+def _settings(config: bytes) -> Mapping[str, object]:
+    try:
+        content = json.loads(config) if len(config) <= _MAX_CONFIG else {}
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -16,10 +16,13 @@ from math import prod
 from typing import TYPE_CHECKING, NoReturn
 
 from model_runner.errors import UnsupportedModel
+from model_runner.formats.beginnings import HeaderGoesOn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from model_runner.formats.beginnings import Beginning
 
 # The limit of the reference implementation.
 _MAX_HEADER = 100_000_000
@@ -99,18 +102,34 @@ def read_header(path: Path) -> SafetensorsHeader:
             path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
         ):
-            return _Walk(content, path.name).header()
+            return parse_header(content, path.name, len(content))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UnsupportedModel(f"`{path}` cannot be read: {reason}") from error
 
 
+def parse_header(content: Beginning, name: str, size: int) -> SafetensorsHeader:
+    """Read the header out of the first bytes of a file.
+
+    Args:
+        content: These bytes.
+        name: Of the file, for messages.
+        size: Of the whole file.
+
+    Raises:
+        HeaderGoesOn: It takes more of the file.
+        UnsupportedModel: As of `read_header`.
+    """
+    return _Walk(content, name, size).header()
+
+
 class _Walk:
     """Goes through a header once, from entry to entry."""
 
-    def __init__(self, content: mmap.mmap, name: str) -> None:
+    def __init__(self, content: Beginning, name: str, size: int) -> None:
         self._content = content
         self._name = name
+        self._size = size
         self._position = 8
         self._end = 8 + self._length()
         self._parameters = 0
@@ -126,26 +145,26 @@ class _Walk:
         self._take(_REST)
         if self._position != self._end:
             self._refuse("it goes on after its end")
-        size = len(self._content)
         return SafetensorsHeader(
             parameters=self._parameters,
             tensor_count=self._count,
             dtypes=frozenset(self._dtypes),
             metadata=self._metadata,
-            missing=max(0, self._end + self._data - size),
-            file_size=size,
+            missing=max(0, self._end + self._data - self._size),
+            file_size=self._size,
         )
 
     def _length(self) -> int:
-        size = len(self._content)
         length = int.from_bytes(self._content[:8], "little")
         if length > _MAX_HEADER or self._content[8:9] != b"{":
             raise UnsupportedModel(f"`{self._name}` is not a safetensors file")
-        if 8 + length > size:
+        if 8 + length > self._size:
             raise UnsupportedModel(
-                f"`{self._name}` is truncated: its header goes on beyond its {size} bytes",
+                f"`{self._name}` is truncated: its header goes on beyond its {self._size} bytes",
                 hint="download it again",
             )
+        if 8 + length > len(self._content):
+            raise HeaderGoesOn(8 + length)
         return length
 
     def _members(self, read: Callable[[], None]) -> None:

@@ -5,6 +5,7 @@ Field order and escapes matter, for a model's ID is the digest of its manifest.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -15,12 +16,13 @@ from model_runner.store import gojson, manifests
 from model_runner.store.models import is_cncf
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from model_runner.store import Model, ModelConfig, Store
     from model_runner.store.manifests import Descriptor
 
 _NANOSECONDS = 1_000_000_000
+_METADATA = "org.cncf.model.file.metadata+json"
 _NUMBER = re.compile("[0-9]{1,10}")
 # What registries take: the specification asks them for 4 MiB.
 _MAX_MANIFEST = 4 << 20
@@ -82,13 +84,19 @@ def trained_context(gguf: object) -> int | None:
     return int(text) if _NUMBER.fullmatch(text) else None
 
 
-def write(store: Store, package: Package, tag: str) -> Model:
-    """Write a package under a name.
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The bytes of a package that are not its layers'."""
+
+    config: bytes
+    manifest: bytes
+
+
+def encode(package: Package) -> Encoded:
+    """The bytes that make the package what it is, and give it its ID.
 
     Raises:
-        InvalidReference: The name is outside the grammar.
         UnsupportedModel: No registry would take its manifest.
-        StoreError: The disk refused; DiskFull if there is no room.
     """
     config = _config_bytes(package)
     manifest = _manifest(package, config)
@@ -98,8 +106,20 @@ def write(store: Store, package: Package, tag: str) -> Model:
             f"{len(package.layers)} files in it",
             hint="leave files out; registries take manifests of 4 MiB",
         )
-    store.blobs.put_bytes(config)
-    return store.write(manifest, tags=[tag])
+    return Encoded(config, manifest)
+
+
+def write(store: Store, package: Package, tag: str) -> Model:
+    """Write a package under a name.
+
+    Raises:
+        InvalidReference: The name is outside the grammar.
+        UnsupportedModel: No registry would take its manifest.
+        StoreError: The disk refused; DiskFull if there is no room.
+    """
+    encoded = encode(package)
+    store.blobs.put_bytes(encoded.config)
+    return store.write(encoded.manifest, tags=[tag])
 
 
 def annotations_of_file(path: str, *, size: int, mode: int, modified: int) -> dict[str, str]:
@@ -122,9 +142,20 @@ def annotations_of_file(path: str, *, size: int, mode: int, modified: int) -> di
     }
     return {
         "org.cncf.model.file.mediatype.untested": "false",
-        "org.cncf.model.file.metadata+json": gojson.encode(metadata).decode(),
+        _METADATA: gojson.encode(metadata).decode(),
         manifests.FILEPATH: path,
     }
+
+
+def file_time(layers: Sequence[Descriptor]) -> str | None:
+    """When the first of a package's files was last written, as `annotations_of_file` notes it."""
+    text = layers[0].annotations.get(_METADATA, "") if layers else ""
+    try:
+        noted = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    found = noted.get("mtime") if isinstance(noted, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def timestamp(seconds: int, nanoseconds: int) -> str:

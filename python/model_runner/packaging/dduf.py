@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from model_runner.packaging.extras import Extras
     from model_runner.store import Model, Store
 
+_MAGIC = b"PK\x03\x04"
+
 
 def package_dduf(store: Store, path: Path, tag: str, extras: Extras = NO_EXTRAS) -> Model:
     """Make a model of a DDUF file.
@@ -39,20 +41,28 @@ def describe_dduf(path: Path) -> ModelConfig:
     """
     try:
         with path.open("rb") as file:
-            begins = file.read(4) == b"PK\x03\x04"
+            begins = file.read(len(_MAGIC)) == _MAGIC
             # The directory of the archive is at its end: what has both is most likely whole.
             whole = begins and zipfile.is_zipfile(file)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UnsupportedModel(f"`{path}` cannot be read: {reason}") from error
-    if not whole:
-        raise UnsupportedModel(
-            f"`{path.name}` is truncated" if begins else f"`{path.name}` is not a DDUF file",
-            hint="download it again" if begins else None,
-        )
+    if begins and not whole:
+        raise UnsupportedModel(f"`{path.name}` is truncated", hint="download it again")
+    return dduf_config(path.name, _MAGIC if begins else b"", path.stat().st_size)
+
+
+def dduf_config(name: str, beginning: bytes, size: int) -> ModelConfig:
+    """What a package says about a DDUF file of which the first bytes are here.
+
+    Raises:
+        UnsupportedModel: It is no DDUF file.
+    """
+    if not beginning.startswith(_MAGIC):
+        raise UnsupportedModel(f"`{name}` is not a DDUF file")
     return ModelConfig(
         format="dduf",
         architecture="diffusers",
-        size=decimal_size(path.stat().st_size),
-        diffusers={"layout": "dduf", "dduf_file": path.name},
+        size=decimal_size(size),
+        diffusers={"layout": "dduf", "dduf_file": name},
     )

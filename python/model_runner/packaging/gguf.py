@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from model_runner.errors import UnsupportedModel
-from model_runner.formats.gguf import ModelMetadata, describe_headers, read_header
+from model_runner.formats.gguf import GGUFHeader, ModelMetadata, describe_headers, read_header
 from model_runner.packaging.build import NO_EXTRAS, Weights, package_weights
 from model_runner.packaging.layers import SourceFile
 from model_runner.store import ModelConfig, manifests
@@ -72,15 +72,23 @@ def describe_gguf(files: Sequence[Path]) -> ModelConfig:
     Raises:
         UnsupportedModel: One of them is no GGUF file, is cut short, or is no model.
     """
-    headers = [read_header(file) for file in files]
-    for file, header in zip(files, headers, strict=True):
+    return gguf_config([(file.name, read_header(file)) for file in files])
+
+
+def gguf_config(headers: Sequence[tuple[str, GGUFHeader]]) -> ModelConfig:
+    """The same of files whose headers have been read.
+
+    Raises:
+        UnsupportedModel: As of `describe_gguf`.
+    """
+    for name, header in headers:
         if header.missing:
             raise UnsupportedModel(
-                f"`{file.name}` is truncated: its last {header.missing} bytes are missing",
+                f"`{name}` is truncated: its last {header.missing} bytes are missing",
                 hint="download it again",
             )
-    metadata = describe_headers(headers)
-    _check_is_model(files[0].name, metadata)
+    metadata = describe_headers([header for _, header in headers])
+    _check_is_model(headers[0][0], metadata)
     return ModelConfig(
         format="gguf",
         quantization=metadata.quantization,

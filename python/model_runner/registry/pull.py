@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from model_runner.config import Settings
     from model_runner.names import Reference
     from model_runner.registry.mirrors import FirstOf
+    from model_runner.registry.source import Source
     from model_runner.store import Store
     from model_runner.store.manifests import Descriptor, Manifest
 
@@ -127,7 +128,10 @@ class Registry:
         return model
 
     async def inspect(self, reference: str) -> Model:
-        """Look at a model in its registry: manifest and configuration, none of the weights.
+        """Look at a model where it is: manifest and configuration, none of the weights.
+
+        A model at Hugging Face has neither before it is pulled: they are made of the beginnings of
+        its files, as a pull would make them.
 
         Args:
             reference: What to look at, as a user types it.
@@ -139,12 +143,10 @@ class Registry:
             InvalidReference: The reference is outside the grammar, or an ID.
             UnsupportedModel: It is not a model, or not of a kind that we know.
             RemoteModelNotFound: The registry does not have it.
-            RegistryError: Talking to the registry failed.
+            RegistryError: Talking to the registry failed; as of `pull`.
         """
         if names.is_hub(reference, default_registry=self._settings.default_registry):
-            raise UnsupportedModel(
-                "models at Hugging Face are packaged when they are pulled", hint="pull it first"
-            )
+            return await self._hub.inspect(reference)
         wanted = names.parse(reference, default_registry=self._settings.default_registry)
         repository = self._repository(wanted, None)
         remote = await repository.resolve(wanted)
@@ -178,24 +180,54 @@ class Registry:
             return
         await Push(self._store, self._wire, report).run(reference, token)
 
-    @as_writer
-    async def repair(
-        self, reference: str, blob: Descriptor, damaged: Path, watch: Callable[[int], None]
-    ) -> Repaired:
-        """Make a damaged blob of a model whole, from the registry that the model came from.
+    async def pinned(self, reference: str, model_id: str, manifest: Manifest | None) -> str | None:
+        """The reference under which a pull brings the very model of the store.
+
+        Wherever its name leads by now. At Hugging Face that is the commit that it was made of.
 
         Args:
             reference: A name of the model that says where it is, as the store has it.
+            model_id: Its ID.
+            manifest: Its manifest; None if that is lost.
+
+        Returns:
+            The reference; None if the hub does not know of such a commit.
+
+        Raises:
+            ModelRunnerError: As `pull`.
+        """
+        if not names.is_hub(reference, default_registry=self._settings.default_registry):
+            wanted = names.parse(reference, default_registry=self._settings.default_registry)
+            return f"{wanted.name}@{model_id}"
+        # Without a manifest nobody knows the commit. It may be the newest.
+        return await self._hub.pinned(reference, manifest) if manifest else reference
+
+    @as_writer
+    async def repair(
+        self, reference: str, blob: Descriptor, damaged: Path, watch: Callable[[int], None]
+    ) -> Repaired | None:
+        """Make a damaged blob of a model whole, from where the model came from.
+
+        Args:
+            reference: Says where that is: a name that the store has, or what `pinned` returned.
             blob: Which of its blobs.
             damaged: Its file, moved out of its place; see `repair.repair`.
             watch: Called with the number of bytes that are known to be right, on the event loop.
 
+        Returns:
+            What it took; None if the blob is not to be had by itself. A hub serves large files,
+            what is made of others comes with a pull.
+
         Raises:
             ModelRunnerError: As `pull`; the damaged file stays as it is.
         """
-        wanted = names.parse(reference, default_registry=self._settings.default_registry)
-        source = self._repository(wanted, None).layer(blob)
-        return await repair(self._transfers, blob, source, damaged, watch)
+        source: Source | None
+        if names.is_hub(reference, default_registry=self._settings.default_registry):
+            source = await self._hub.source(reference, blob)
+        else:
+            wanted = names.parse(reference, default_registry=self._settings.default_registry)
+            source = self._repository(wanted, None).layer(blob)
+        return await repair(self._transfers, blob, source, damaged, watch) if source else None
 
     async def close(self) -> None:
         """Stop all pulls, keep what has arrived, and close all connections."""

@@ -12,13 +12,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import aiohttp
-
 from model_runner.errors import DigestMismatch
 from model_runner.registry import marks
-from model_runner.registry.download import part_begins
+from model_runner.registry.ranges import NoRangesError, Ranges
 from model_runner.registry.threads import in_thread, locked
-from model_runner.registry.wire import TRANSPORT_ERRORS, unreachable
 from model_runner.store.files import disk_errors, sync_directory
 
 if TYPE_CHECKING:
@@ -44,10 +41,6 @@ class Repaired:
 
     fetched: int = 0
     written: int = 0
-
-
-class _NoRangesError(Exception):
-    """The source does not serve ranges."""
 
 
 async def repair(
@@ -76,16 +69,15 @@ async def repair(
         RemoteModelNotFound: The source does not have the blob.
         StoreError: The disk refused; DiskFull if there is no room.
     """
-    done = Repaired()
-    work = _Repair(transfers.blobs, blob, source, damaged, watch, done)
+    ranges = Ranges(source, blob.size)
+    work = _Repair(transfers.blobs, blob, ranges, damaged, watch)
     try:
         await work.run()
-    except _NoRangesError:
-        before = done.fetched
+    except NoRangesError:
         await transfers.fetch(blob, source, watch)
-        done.fetched, done.written = before + blob.size, blob.size
         await in_thread(_remove, damaged)
-    return done
+        return Repaired(ranges.fetched + blob.size, blob.size)
+    return Repaired(ranges.fetched, work.written)
 
 
 class _Repair:
@@ -93,17 +85,16 @@ class _Repair:
         self,
         blobs: BlobStore,
         blob: Descriptor,
-        source: Source,
+        ranges: Ranges,
         damaged: Path,
         watch: Callable[[int], None],
-        done: Repaired,
     ) -> None:
+        self.written = 0
         self._blobs = blobs
         self._blob = blob
-        self._source = source
+        self._ranges = ranges
         self._damaged = damaged
         self._watch = watch
-        self._done = done
 
     async def run(self) -> None:
         blob = self._blob
@@ -132,13 +123,13 @@ class _Repair:
             end = min(start + marks.RANGE, self._blob.size)
             hashed = await in_thread(_hash_range, self._damaged, whole, start, end)
             if hashed.digest() != mark:
-                right = await self._fetch(start, end)
+                right = await self._ranges.fetch(start, end)
                 hashed = whole.copy()
                 await in_thread(hashed.update, right)
                 if hashed.digest() != mark:
                     return False
                 await in_thread(self._write, self._damaged, right, start)
-                self._done.written += len(right)
+                self.written += len(right)
             whole = hashed
             self._watch(end)
         return True
@@ -152,7 +143,7 @@ class _Repair:
             stack.push_async_callback(in_thread, _remove, patch)
             for start in range(0, self._blob.size, marks.RANGE):
                 end = min(start + marks.RANGE, self._blob.size)
-                right = await self._fetch(start, end)
+                right = await self._ranges.fetch(start, end)
                 await in_thread(whole.update, right)
                 if await in_thread(_read, self._damaged, start, end) != right:
                     await in_thread(self._write, patch, right, start)
@@ -160,46 +151,13 @@ class _Repair:
                 self._watch(end)
             if f"sha256:{whole.hexdigest()}" != self._blob.digest:
                 raise DigestMismatch(
-                    f"`{self._source.host}` has other bytes than {self._blob.digest}",
+                    f"`{self._ranges.host}` has other bytes than {self._blob.digest}",
                     hint="the registry or something before it changed the bytes; try again",
                 )
             for start, end in differing:
                 piece = await in_thread(_read, patch, start, end)
                 await in_thread(self._write, self._damaged, piece, start)
-                self._done.written += end - start
-
-    async def _fetch(self, start: int, end: int) -> bytes:
-        """A range, over as many connections as it takes."""
-        found = bytearray()
-        patience, failures = self._source.patience, 0
-        while len(found) < end - start:
-            before = len(found)
-            try:
-                await self._receive(found, start + before, end)
-            except TRANSPORT_ERRORS as error:
-                failures = 1 if len(found) > before else failures + 1
-                if failures >= patience.tries:
-                    raise unreachable(self._source.host, error) from error
-                await patience.wait(failures)
-            finally:
-                self._done.fetched += len(found) - before
-        return bytes(found)
-
-    async def _receive(self, found: bytearray, start: int, end: int) -> None:
-        response = await self._source.open(start, end)
-        whole = response.status == 200 and (start, end) == (0, self._blob.size)
-        if not whole and part_begins(response, self._blob.size) != start:
-            response.close()
-            raise _NoRangesError
-        try:
-            async for piece in response.content.iter_any():
-                found += piece[: end - start]
-                start += len(piece)
-                if start >= end:
-                    return
-        finally:
-            response.release()
-        raise aiohttp.ClientPayloadError(f"the body ended {end - start} bytes early")
+                self.written += end - start
 
     def _write(self, path: Path, piece: bytes, offset: int) -> None:
         with disk_errors(path.parent):

@@ -90,6 +90,7 @@ class Verification:
         findings: What was found so far.
         files: How many files were read.
         bytes: How many bytes they have.
+        manifest: The model's, once it was read and found whole.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Verification:
         self.findings: list[Finding] = []
         self.files = 0
         self.bytes = 0
+        self.manifest: Manifest | None = None
         self._layout = layout
         self._index = index
         self._blobs = blobs
@@ -121,7 +123,7 @@ class Verification:
             return next(self._steps, None)
 
     def _run(self) -> Iterator[Step]:
-        manifest = self._manifest()
+        manifest = self.manifest = self._manifest()
         files = [file for file in self._expected(manifest) if self._is_there(file)]
         total = sum(file.size for file in files)
         for file in files:

@@ -6,9 +6,16 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from model_runner import names
-from model_runner.errors import ModelNotFound, ModelRunnerError, RegistryUnreachable
+from model_runner.errors import (
+    ModelNotFound,
+    ModelRunnerError,
+    RegistryUnreachable,
+)
+from model_runner.packaging import file_time
 from model_runner.registry.huggingface.client import check_token, find_token
+from model_runner.registry.huggingface.commit import Commit
 from model_runner.registry.huggingface.files import HubAccess
+from model_runner.registry.huggingface.looking import look
 from model_runner.registry.huggingface.pull import HubPull
 from model_runner.registry.huggingface.upload import upload
 from model_runner.registry.progress import Progress
@@ -18,9 +25,14 @@ if TYPE_CHECKING:
 
     from model_runner.config import Settings
     from model_runner.names import HubReference
+    from model_runner.registry.huggingface.source import HubSource
     from model_runner.registry.transfer import Transfers
     from model_runner.registry.wire import Wire
     from model_runner.store import Model, Store
+    from model_runner.store.manifests import Descriptor, Manifest
+
+# Looks at models that are not here, at the same time: each may hold some headers in memory.
+_PARALLEL_LOOKS = 4
 
 __all__ = ["HuggingFace"]
 
@@ -40,6 +52,7 @@ class HuggingFace:
         self._settings = settings
         self._wire = wire
         self._transfers = transfers
+        self._looks = asyncio.Semaphore(_PARALLEL_LOOKS)
 
     async def pull(
         self, reference: str, *, token: str | None, report: Callable[[Progress], None]
@@ -66,6 +79,39 @@ class HuggingFace:
                 f"HF_HUB_OFFLINE is set, and so nothing is sent to `{wanted}`", hint="unset it"
             )
         await upload(self._store, model, wanted, await self._access(wanted, token), report)
+
+    async def inspect(self, reference: str) -> Model:
+        """Look at a model without its weights; as `Registry.inspect`."""
+        wanted = self._asking(reference)
+        access = await self._access(wanted, None)
+        async with self._looks:
+            return await look(self._wire, wanted, access)
+
+    async def pinned(self, reference: str, manifest: Manifest) -> str | None:
+        """The name with the commit that a model was made of, if that is known."""
+        wanted = self._asking(reference)
+        moment = file_time(manifest.layers)
+        access = await self._access(wanted, None)
+        commit = await Commit.find_by_time(self._wire, access, moment) if moment else None
+        return f"hf.co/{wanted.repository}:{wanted.label}@{commit}" if commit else None
+
+    async def source(self, reference: str, blob: Descriptor) -> HubSource | None:
+        """Where a blob can be had by itself; None if it is no large file of the repository."""
+        wanted = self._asking(reference)
+        commit = await Commit.find(self._wire, wanted, await self._access(wanted, None))
+        for file in await commit.files():
+            if (file.digest, file.size) == (blob.digest, blob.size):
+                return commit.source(file)
+        return None
+
+    def _asking(self, reference: str) -> HubReference:
+        """What a reference stands for, if the hub may be asked."""
+        wanted = self._parse(reference)
+        if self._settings.hub_offline:
+            raise RegistryUnreachable(
+                f"HF_HUB_OFFLINE is set, and so nobody is asked about `{wanted}`", hint="unset it"
+            )
+        return wanted
 
     def _parse(self, reference: str) -> HubReference:
         registry = self._settings.default_registry

@@ -1,6 +1,6 @@
-"""Makes the package of what was fetched. All of it comes from the repository, nothing from here.
+"""Makes the package of a repository's files. Nothing in it comes from this machine.
 
-So a commit has one ID on all machines, whenever it is pulled. Everything here blocks on the disk.
+So a commit has one ID everywhere, whenever it is pulled or looked at.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ from typing import TYPE_CHECKING
 
 from model_runner.errors import UnsupportedModel
 from model_runner.packaging import (
-    Extras,
-    Weights,
+    Package,
     annotations_of_file,
     describe_dduf,
     describe_gguf,
     describe_safetensors,
-    package_weights,
+    docker_config,
 )
 from model_runner.store import Descriptor, manifests
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
     from pathlib import Path
 
     from model_runner.registry.huggingface.selection import Kind
-    from model_runner.store import Model, ModelConfig, Store
+    from model_runner.store import ModelConfig, Store
 
 # What files have on most machines; the hub knows of none.
 _MODE = 0o644
@@ -36,14 +35,14 @@ _NANOSECONDS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A file that is in the store: the blob, and its path in the package."""
+    """A file whose digest is known: the blob, and its path in the package."""
 
     blob: Descriptor
     path: str
 
 
 def describe(store: Store, kind: Kind, files: Sequence[Fetched]) -> ModelConfig:
-    """What the package says about the model, out of its weights.
+    """What the package says about the model, out of its weights in the store. Blocks.
 
     Raises:
         UnsupportedModel: They are not what their names say.
@@ -70,21 +69,13 @@ def describe(store: Store, kind: Kind, files: Sequence[Fetched]) -> ModelConfig:
         raise UnsupportedModel(message, hint="tell the owner of the repository") from error
 
 
-def build(
-    store: Store, config: ModelConfig, files: Sequence[Fetched], modified: datetime, tag: str
-) -> Model:
-    """Write the package.
+def package_of(config: ModelConfig, files: Sequence[Fetched], modified: datetime) -> Package:
+    """The package.
 
     Args:
-        store: Where all the files are.
-        config: What the package says about the model.
+        config: What it says about the model.
         files: In the order of the layers.
         modified: The time of the commit, which everything gets.
-        tag: The model's name.
-
-    Raises:
-        UnsupportedModel: It has too many files for a registry.
-        StoreError: The disk refused; DiskFull if there is no room.
     """
     nanoseconds = calendar.timegm(modified.utctimetuple()) * _NANOSECONDS
     nanoseconds += modified.microsecond * 1000
@@ -97,12 +88,27 @@ def build(
         )
         for file in files
     ]
-    weights = Weights(config, layers=layers, by_path=config.format == "safetensors")
-    return package_weights(store, weights, tag, Extras(created=modified))
+    by_path = config.format == "safetensors"
+    return Package(
+        manifests.CONFIG_V02 if by_path else manifests.CONFIG_V01,
+        docker_config(config, modified),
+        tuple(layers),
+    )
+
+
+def template_file(data: bytes) -> Fetched:
+    """A chat template that was found in another file, as a file of its own."""
+    blob = Descriptor(manifests.CHAT_TEMPLATE, len(data), manifests.sha256(data))
+    return Fetched(blob, "chat_template.jinja")
+
+
+def settings_among(paths: Iterable[str]) -> str | None:
+    """The model's `config.json`, the topmost one."""
+    found = [path for path in paths if path.rpartition("/")[2] == "config.json"]
+    return min(found, key=lambda path: (path.count("/"), path), default=None)
 
 
 def _settings(store: Store, files: Sequence[Fetched]) -> Path | None:
-    """The model's `config.json`, the topmost one."""
-    found = [file for file in files if file.path.rpartition("/")[2] == "config.json"]
-    best = min(found, key=lambda file: (file.path.count("/"), file.path), default=None)
-    return store.blobs.path(best.blob.digest) if best else None
+    blobs = {file.path: file.blob for file in files}
+    path = settings_among(blobs)
+    return store.blobs.path(blobs[path].digest) if path else None

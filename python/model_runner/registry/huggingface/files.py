@@ -7,8 +7,13 @@ import posixpath
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from model_runner.errors import UnsupportedModel
+
 if TYPE_CHECKING:
     from datetime import datetime
+
+# What is not in large file storage is read into memory; the hub itself takes 10 MiB at most.
+MAX_SMALL = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +90,16 @@ def is_git_id_of(data: bytes, git_id: str) -> bool | None:
         return None
     header = f"blob {len(data)}\0".encode()
     return hashes[len(git_id)](header + data).hexdigest() == git_id.lower()
+
+
+def check_small(file: HubFile) -> None:
+    """Refuse a large file of which only git's name is known.
+
+    Raises:
+        UnsupportedModel: It is one.
+    """
+    if not file.digest and file.size > MAX_SMALL:
+        raise UnsupportedModel(
+            f"`{file.path}` has {file.size} bytes and is not in large file storage",
+            hint="nobody could tell whether it arrived whole; tell the owner of the repository",
+        )

@@ -11,6 +11,7 @@ import re
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -40,6 +41,7 @@ from model_runner.errors import (
     RegistryUnauthorized,
     UnsupportedModel,
 )
+from model_runner.packaging import moment
 from model_runner.registry.huggingface.files import HubFile, Revision
 from model_runner.registry.huggingface.refusals import refusal, unreachable
 
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
 
 # Real models have some hundred files, data sets more.
 _MAX_FILES = 20_000
+# A page has 50 of them.
+_MAX_COMMITS = 1000
 # A page of a listing has 1000 files in some 300 kB.
 _MAX_ANSWER = 32 << 20
 
@@ -190,12 +194,32 @@ def make_repository(api: HfApi, access: HubAccess) -> bool:
     return False
 
 
+def find_commit(api: HfApi, access: HubAccess, wanted: str) -> str | None:
+    """The commit of the main branch that was made at a time, which packages have of it."""
+    newest = find_revision(api, access, None)
+    if moment(newest.modified) == wanted:
+        return newest.commit
+    renamed = replace(access, repository=newest.repository)
+    # A mirror may know of no others.
+    with _sense(access), suppress(HfHubHTTPError):
+        for commit, date in islice(_history(renamed, newest.commit), _MAX_COMMITS):
+            if moment(date) == wanted and _COMMIT.fullmatch(commit):
+                return commit
+    return None
+
+
 def _date_of(access: HubAccess, commit: str) -> datetime | None:
     """When a commit was made. What the hub says of the repository moves with other branches."""
+    found, date = next(_history(access, commit), ("", None))
+    return date if found == commit else None
+
+
+def _history(access: HubAccess, commit: str) -> Iterator[tuple[str, datetime]]:
+    """A commit and those before it, newest first, and when they were made."""
     url = f"{access.endpoint}/api/models/{access.repository}/commits/{quote(commit, safe='')}"
     headers = build_hf_headers(token=access.token or False, library_name="model-runner")
-    newest = next(iter(paginate(url, params={}, headers=headers)), None)
-    return parse_datetime(newest["date"]) if newest and newest["id"] == commit else None
+    for entry in paginate(url, params={}, headers=headers):
+        yield entry["id"], parse_datetime(entry["date"])
 
 
 def _checked(entry: RepoFile) -> HubFile:

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from model_runner.errors import ModelNotFound, StoreError, UnsupportedModel
-from model_runner.registry.huggingface.building import Fetched, build, describe
+from model_runner.packaging import write
+from model_runner.registry.huggingface.building import Fetched, describe, package_of, template_file
 from model_runner.registry.huggingface.cache import adopt_cached
-from model_runner.registry.huggingface.client import ask
-from model_runner.registry.huggingface.files import is_git_id_of
+from model_runner.registry.huggingface.commit import Commit
+from model_runner.registry.huggingface.files import check_small, is_git_id_of
 from model_runner.registry.huggingface.selection import select
-from model_runner.registry.huggingface.source import HubSource
-from model_runner.registry.huggingface.templates import template_of
+from model_runner.registry.huggingface.templates import find_template
 from model_runner.registry.progress import MIB, LayerProgress, Progress
 from model_runner.registry.room import check_room
 from model_runner.registry.together import together
-from model_runner.store import Descriptor, manifests
+from model_runner.store import Descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from huggingface_hub import HfApi
-
     from model_runner.names import HubReference
-    from model_runner.registry.huggingface.files import HubAccess, HubFile, Revision
+    from model_runner.registry.huggingface.files import HubAccess, HubFile
     from model_runner.registry.huggingface.selection import Chosen, Selection
     from model_runner.registry.transfer import Transfers
     from model_runner.registry.wire import Wire
@@ -38,9 +35,6 @@ _SILENT_SECONDS = 1.0
 
 # Files that are fetched at the same time.
 _PARALLEL_FILES = 4
-
-# What is not in large file storage is read into memory; the hub itself takes 10 MiB at most.
-_MAX_SMALL = 64 << 20
 
 
 class HubPull:
@@ -67,37 +61,24 @@ class HubPull:
 
         From the same commit it comes out the same, so its ID tells whether it was here already.
         """
-        revision = await self._revision(wanted, access)
-        access = replace(access, repository=revision.repository)
-        selection = await self._selection(wanted, access, revision)
+        commit = await Commit.find(self._wire, wanted, access)
+        selection = await self._selection(wanted, commit)
         self._tell_choice(selection, wanted)
         known = {model.id for model in await asyncio.to_thread(self._store.list)}
-        place = _Place(self._wire, access, revision.commit)
-        fetched = await self._fetch(selection, place, wanted)
+        fetched = await self._fetch(selection, commit, wanted)
         config = await asyncio.to_thread(describe, self._store, selection.kind, fetched)
-        template = await self._template(selection, config, place)
+        template = await self._template(selection, config, commit)
         self._say("Building model artifact...")
-        model = await asyncio.to_thread(
-            build, self._store, config, [*fetched, *template], revision.modified, wanted.tag
-        )
+        package = package_of(config, [*fetched, *template], commit.revision.modified)
+        model = await asyncio.to_thread(write, self._store, package, wanted.tag)
         cached = model.id in known and not self._arrived
         message = f"Using cached model: {config.size}" if cached else "Model pulled successfully"
         self._report(Progress("success", message))
         return model
 
-    async def _revision(self, wanted: HubReference, access: HubAccess) -> Revision:
-        def find(api: HfApi) -> Revision:
-            from model_runner.registry.huggingface import library
-
-            return library.find_revision(api, access, wanted.revision)
-
-        return await ask(access, self._wire.patience, find)
-
-    async def _selection(
-        self, wanted: HubReference, access: HubAccess, revision: Revision
-    ) -> Selection:
+    async def _selection(self, wanted: HubReference, commit: Commit) -> Selection:
         """List and choose. Nothing is said of it at first: a refusal then has an honest status."""
-        listing = asyncio.ensure_future(self._files(access, revision))
+        listing = asyncio.ensure_future(commit.files())
         try:
             slow = not (await asyncio.wait({listing}, timeout=_SILENT_SECONDS))[0]
             if slow:
@@ -105,19 +86,10 @@ class HubPull:
             files = await listing
         finally:
             listing.cancel()
-        name = f"hf.co/{access.repository}"
-        selection = await asyncio.to_thread(select, files, wanted.quantization, name)
+        selection = await asyncio.to_thread(select, files, wanted.quantization, commit.name)
         if not slow:
             self._say(_FETCHING)
         return selection
-
-    async def _files(self, access: HubAccess, revision: Revision) -> list[HubFile]:
-        def find(api: HfApi) -> list[HubFile]:
-            from model_runner.registry.huggingface import library
-
-            return library.list_files(api, access, revision.commit)
-
-        return await ask(access, self._wire.patience, find)
 
     def _say(self, message: str, total: int = 0) -> None:
         self._report(Progress("progress", message, total=total))
@@ -131,11 +103,11 @@ class HubPull:
         self._say(f"Found {count} files ({total / MIB:.2f} MB total)", total)
 
     async def _fetch(
-        self, selection: Selection, place: _Place, wanted: HubReference
+        self, selection: Selection, commit: Commit, wanted: HubReference
     ) -> list[Fetched]:
         """See to it that all layers are in the store."""
         for chosen in selection.layers:
-            _check_small(chosen.file)
+            check_small(chosen.file)
         # A file that a model has twice is one blob.
         large = {
             chosen.file.digest: _descriptor(chosen)
@@ -151,15 +123,15 @@ class HubPull:
         async def fetch(chosen: Chosen) -> None:
             async with turns:
                 if chosen.file.digest:
-                    blob = await self._large(chosen, place, total)
+                    blob = await self._large(chosen, commit, total)
                 else:
-                    blob = await self._small(chosen, place, total, before)
+                    blob = await self._small(chosen, commit, total, before)
             found[chosen.path] = Fetched(blob, chosen.path)
 
         await together(fetch(chosen) for chosen in selection.layers)
         return [found[chosen.path] for chosen in selection.layers]
 
-    async def _large(self, chosen: Chosen, place: _Place, total: int) -> Descriptor:
+    async def _large(self, chosen: Chosen, commit: Commit, total: int) -> Descriptor:
         """A file of large file storage: its digest is known, so it may be here already."""
         layer = _descriptor(chosen)
         progress = LayerProgress(self._report, total=total, layer_id=layer.digest, size=layer.size)
@@ -173,20 +145,20 @@ class HubPull:
 
             try:
                 if not await asyncio.to_thread(adopt_cached, blobs, layer, watch):
-                    await self._transfers.fetch(layer, place.source(chosen.file), progress.advance)
+                    await self._transfers.fetch(layer, commit.source(chosen.file), progress.advance)
             finally:
                 progress.stop()
         progress.finish()
         return layer
 
     async def _small(
-        self, chosen: Chosen, place: _Place, total: int, before: Mapping[str, Descriptor]
+        self, chosen: Chosen, commit: Commit, total: int, before: Mapping[str, Descriptor]
     ) -> Descriptor:
         """A file that git itself keeps: what its digest is shows when it is here."""
         digest = await asyncio.to_thread(self._known, chosen, before)
         if digest is None:
             self._arrived = True
-            data = await place.source(chosen.file).read()
+            data = await commit.source(chosen.file).read()
             digest = await asyncio.to_thread(self._store.blobs.put_bytes, data)
         size = chosen.file.size
         LayerProgress(self._report, total=total, layer_id=digest, size=size).finish()
@@ -211,42 +183,19 @@ class HubPull:
         return layer.digest if is_git_id_of(data, chosen.file.git_id) else None
 
     async def _template(
-        self, selection: Selection, config: ModelConfig, place: _Place
+        self, selection: Selection, config: ModelConfig, commit: Commit
     ) -> list[Fetched]:
         """The chat template out of the model's settings, if the weights have none themselves."""
-        if selection.kind != "gguf" or config.gguf.get("tokenizer.chat_template"):
+
+        async def read(file: HubFile) -> bytes:
+            return await commit.source(file).read()
+
+        data = await find_template(selection, config, read)
+        if data is None:
             return []
-        for file in selection.templates:
-            if file.size > _MAX_SMALL:
-                continue
-            if text := template_of(await place.source(file).read()):
-                data = text.encode("utf-8", "replace")
-                digest = await asyncio.to_thread(self._store.blobs.put_bytes, data)
-                blob = Descriptor(manifests.CHAT_TEMPLATE, len(data), digest)
-                return [Fetched(blob, "chat_template.jinja")]
-        return []
-
-
-class _Place:
-    """One commit of a repository, as one caller may see it."""
-
-    def __init__(self, wire: Wire, access: HubAccess, commit: str) -> None:
-        self._wire = wire
-        self._access = access
-        self._commit = commit
-
-    def source(self, file: HubFile) -> HubSource:
-        """Where a file's bytes come from."""
-        return HubSource(self._wire, self._access, self._commit, file)
+        await asyncio.to_thread(self._store.blobs.put_bytes, data)
+        return [template_file(data)]
 
 
 def _descriptor(chosen: Chosen) -> Descriptor:
     return Descriptor(chosen.media_type, chosen.file.size, chosen.file.digest or "")
-
-
-def _check_small(file: HubFile) -> None:
-    if not file.digest and file.size > _MAX_SMALL:
-        raise UnsupportedModel(
-            f"`{file.path}` has {file.size} bytes and is not in large file storage",
-            hint="nobody could tell whether it arrived whole; tell the owner of the repository",
-        )
