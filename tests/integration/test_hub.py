@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from support import tiny_gguf
 from support.hub_double import HubDouble, hub_double
+from support.oci_push import noise
 from support.server import running_server
 from support.tiny_gguf import SCRIPT
 
@@ -74,6 +76,38 @@ def test_refusals_have_their_statuses(tmp_path: Path, hub: HubDouble) -> None:
         assert status == 422
         assert "it has `F16`, `Q8_0`" in text
         assert pull("hf.co/Org/Tiny-GGUF@..")[0] == 400
+
+
+def test_a_model_is_looked_at_pulled_damaged_and_repaired(tmp_path: Path, hub: HubDouble) -> None:
+    gguf = hub.repositories["Org/Tiny-GGUF"].branches["main"][0].files["tiny-Q8_0.gguf"]
+    # More than two of the ranges of which it is known how they were.
+    large = gguf + noise(40 << 20)
+    hub.publish("Org/Tiny-GGUF", {"tiny-Q8_0.gguf": large})
+    with running_server(tmp_path, HF_ENDPOINT=hub.endpoint) as server:
+        looked = server.cli("inspect", "--remote", NAME)
+        assert looked.returncode == 0, looked.stderr
+        assert hub.served() <= 1 << 20
+        assert server.cli("show", "--remote", NAME).returncode == 0
+        assert server.request("/models").json() == []
+        missing = server.cli("inspect", "--remote", "hf.co/Org/Tiny-GGUF:Q2_K")
+        assert missing.returncode == 1
+        assert "it has `F16`, `Q8_0`" in missing.stderr
+
+        assert server.cli("pull", NAME).returncode == 0
+        known = json.loads(looked.stdout)
+        assert json.loads(server.cli("inspect", NAME).stdout)["id"] == known["id"]
+
+        weights = tmp_path / "models/blobs/sha256" / hashlib.sha256(large).hexdigest()
+        with weights.open("rb+") as file:
+            file.seek(20 << 20)
+            file.write(b"damaged")
+        hub.publish("Org/Tiny-GGUF", {"README.md": b"goes on"})
+        hub.seen.clear()
+        repaired = server.cli("verify", NAME, "--repair")
+        assert repaired.returncode == 0, repaired.stderr
+        assert 0 < hub.served() <= 16 << 20
+        assert weights.read_bytes() == large
+        assert json.loads(server.cli("inspect", NAME).stdout)["id"] == known["id"]
 
 
 def test_a_server_that_stops_during_a_pull_goes_on_later(tmp_path: Path, hub: HubDouble) -> None:

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model_runner.errors import UnsupportedModel
-from model_runner.formats.gguf import describe, read_header
+from model_runner.formats.beginnings import HeaderGoesOn
+from model_runner.formats.gguf import describe, parse_header, read_header
 from model_runner.formats.gguf_header import Array
 from support.tiny_gguf import tiny_random, tiny_script
 
@@ -303,6 +304,17 @@ def test_a_header_cut_anywhere_is_refused(tmp_path):
     for cut in [*range(1, 2000, 7), *range(2000, end, 997), end - 1]:
         with pytest.raises(UnsupportedModel):
             read_header(written(tmp_path, content[:cut]))
+
+
+def test_the_beginning_of_a_file_will_do(tmp_path):
+    """Whoever has too little of it is told how much more it takes; no other answer comes of it."""
+    path = tiny_script(tmp_path / "tiny.gguf")
+    whole, content = read_header(path), path.read_bytes()
+    for cut in range(4, whole.end):
+        with pytest.raises(HeaderGoesOn) as told:
+            parse_header(content[:cut], path.name, len(content))
+        assert cut < told.value.needed <= whole.end
+    assert parse_header(content[: whole.end], path.name, len(content)) == whole
 
 
 def test_missing_tensor_data_is_counted(tmp_path):

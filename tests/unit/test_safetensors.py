@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model_runner.errors import UnsupportedModel
-from model_runner.formats.safetensors import decimal_size, describe, read_header
+from model_runner.formats.beginnings import HeaderGoesOn
+from model_runner.formats.safetensors import decimal_size, describe, parse_header, read_header
 from support.tiny_safetensors import file_of, tensor, write_safetensors
 
 
@@ -138,6 +139,16 @@ def test_sizes_are_decimal(count, shown):
 def test_what_cannot_be_read_is_refused_with_the_reason(tmp_path, content, reason):
     with pytest.raises(UnsupportedModel, match=reason):
         read_header(written(tmp_path, content))
+
+
+def test_the_beginning_of_a_file_will_do(tmp_path):
+    path = write_safetensors(tmp_path / "a.safetensors", {"w": ("F32", [4, 4])})
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    with pytest.raises(HeaderGoesOn) as told:
+        parse_header(content[: end - 1], path.name, len(content))
+    assert told.value.needed == end
+    assert parse_header(content[:end], path.name, len(content)) == read_header(path)
 
 
 def test_missing_bytes_are_counted(tmp_path):

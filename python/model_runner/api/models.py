@@ -82,6 +82,8 @@ async def inspect_model(
 ) -> Response:
     """One model, by any of its names or IDs, or by the last part of a name; or in its registry.
 
+    There its weights are not fetched. At Hugging Face their headers are, to tell what a pull makes.
+
     404 `model not found` of the store; errors of a registry begin with `error while getting remote
     model: `, and have the status that a pull would have.
     """

@@ -65,7 +65,7 @@ async def _from(
 async def _mend(
     services: Services, verification: Verification, wanted: str, report: Callable[[Progress], None]
 ) -> None:
-    """Of the files that are damaged, and not missing, fetch only what differs."""
+    """Of damaged files that are still somewhere, fetch only what differs."""
     for finding in verification.damaged:
         blob, path = finding.descriptor, finding.path
         if blob is None or path is None or not await asyncio.to_thread(path.exists):

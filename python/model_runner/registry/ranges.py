@@ -38,7 +38,7 @@ class Ranges:
         """The server, for messages."""
         return self._source.host
 
-    async def fetch(self, start: int, end: int) -> bytes:
+    async def fetch(self, start: int, end: int) -> bytearray:
         """Bytes `start` to `end`.
 
         Raises:
@@ -59,7 +59,7 @@ class Ranges:
                 await patience.wait(failures)
             finally:
                 self.fetched += len(found) - before
-        return bytes(found)
+        return found
 
     async def _receive(self, found: bytearray, start: int, end: int) -> None:
         response = await self._source.open(start, end)

@@ -47,7 +47,8 @@ class Finding:
         descriptor: What the manifest says of it; None of the manifest itself, and where that is
             damaged.
         path: Where the damaged file is now, which is where it was if this user may only read the
-            store; None if there is none, or it is being fetched anew.
+            store; None if there is none, or it is being fetched anew. Of a missing file, what an
+            earlier verification took out of its place.
     """
 
     digest: str
@@ -167,7 +168,9 @@ class Verification:
     def _is_there(self, file: _File) -> bool:
         if file.path.exists():
             return True
-        self._miss(Finding(file.digest, "missing", file.descriptor))
+        # What an earlier verification took out, a repair can use.
+        aside = self._layout.quarantine.glob(f"{file.path.name}-*")
+        self._miss(Finding(file.digest, "missing", file.descriptor, next(aside, None)))
         return False
 
     def _miss(self, finding: Finding) -> None:

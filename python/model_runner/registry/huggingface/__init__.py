@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from model_runner.store import Model, Store
     from model_runner.store.manifests import Descriptor, Manifest
 
-# Looks at models that are not here, at the same time: each may hold some headers in memory.
-_PARALLEL_LOOKS = 4
+# Looks at models that are not here, at the same time: a hostile one holds 150 MiB of memory.
+_PARALLEL_LOOKS = 2
 
 __all__ = ["HuggingFace"]
 

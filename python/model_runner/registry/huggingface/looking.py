@@ -154,7 +154,7 @@ class _Look:
                     error.message, hint="tell the owner of the repository"
                 ) from error
 
-    async def _range(self, file: HubFile, ranges: Ranges, start: int, end: int) -> bytes:
+    async def _range(self, file: HubFile, ranges: Ranges, start: int, end: int) -> bytearray:
         self._spend(end - start)
         try:
             return await ranges.fetch(start, end)
