@@ -32,6 +32,8 @@ ModelRunnerError
 │   ├── EngineFailed            the engine stopped or refused to start, in its own words
 │   └── NoCapacity              every runner is busy, and no further one may be started
 ├── ShuttingDown                the server is stopping
+├── HostedElsewhere             what only Ollama's own servers have: hosted models, web search
+├── NotSignedIn                 there is no account to do that with
 └── ServerError                 what the command line meets when it talks to a server
     ├── ServerUnreachable
     └── ServerRefused           the server answered with an error
@@ -353,6 +355,22 @@ class ShuttingDown(ModelRunnerError):
 
     code = "shutting_down"
     status = 503
+
+
+class HostedElsewhere(ModelRunnerError):
+    """What only Ollama's own servers have, and this one has no part in."""
+
+    code = "hosted_elsewhere"
+    kind = "invalid_request_error"
+    status = 403
+
+
+class NotSignedIn(ModelRunnerError):
+    """There is no account to do that with."""
+
+    code = "not_signed_in"
+    status = 401
+    exit_code = 6
 
 
 class ServerError(ModelRunnerError):

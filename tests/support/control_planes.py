@@ -36,6 +36,7 @@ class FakeRunner:
     in_use: bool = False
     keep_alive: float = 300.0
     pid: int | None = None
+    log: Path | None = None
     socket_path: Path = Path("/nonexistent.sock")
     api_key: str = "secret"
     context_size: int = 4096
@@ -97,15 +98,18 @@ class FakeRegistry:
 
     script: list[object] = field(default_factory=list)
     pulled: list[tuple[str, str | None]] = field(default_factory=list)
+    insecure: list[bool] = field(default_factory=list)
     inspected: list[str] = field(default_factory=list)
     pushed: list[tuple[str, str | None]] = field(default_factory=list)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def pull(self, reference, *, token=None, report):
+    async def pull(self, reference, *, token=None, insecure=False, report):
+        self.insecure.append(insecure)
         self.pulled.append((reference, token))
         await self._play(report)
 
-    async def push(self, reference, *, token=None, report):
+    async def push(self, reference, *, token=None, insecure=False, report):
+        self.insecure.append(insecure)
         self.pushed.append((reference, token))
         await self._play(report)
 

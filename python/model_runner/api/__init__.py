@@ -12,6 +12,7 @@ from model_runner.api import (
     errors,
     media,
     models,
+    ollama,
     openai,
     push,
     repackage,
@@ -44,6 +45,7 @@ def create_app(services: Services) -> FastAPI:
     application.add_middleware(PathRules)
     errors.install(application)
     families = (control, media, system, engines, openai)
+    application.include_router(ollama.router, responses=ollama.ERRORS)
     # The catch-all of `models` comes last.
     for router in (*families, push, repackage, tags, upkeep, archives, models):
         application.include_router(router.router, responses=ERRORS)

@@ -1,5 +1,7 @@
 """Errors as responses: text for people, JSON for programs, OpenAI's shape where its clients ask.
 
+Below `/api` it is Ollama's: `{"error": "text"}`; and plain text for what is not there at all.
+
 Under `/_control` it is the data plane's own shape, whatever went wrong: it can read no other.
 """
 
@@ -7,18 +9,23 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Match, Route
 
 from model_runner.api.responses import JSON, Text, wants_json
 from model_runner.errors import ModelRunnerError, NoCapacity, NotFound, ShuttingDown
+from model_runner.store import gojson
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.requests import Request
 
 _OPENAI_PATHS = re.compile(r"^(/engines(/[^/]+)?)?(/v1/models|(/v1)?/responses)(/|$)")
+
+_OLLAMA_PATHS = re.compile(r"^/api(/|$)")
 
 _CONTROL_PATHS = re.compile(r"^/_control(/|$)")
 
@@ -44,10 +51,22 @@ class Worded(Exception):
         self.text = text
 
 
+class OllamaError(Response):
+    """An error as Ollama's clients read it."""
+
+    media_type = "application/json"
+
+    def render(self, content: str) -> bytes:
+        """Encode a text."""
+        return gojson.encode({"error": content})
+
+
 def respond(request: Request, error: ModelRunnerError, text: str | None = None) -> Response:
     """The response that reports `error`; `text` are the plain words, if not the error's own."""
     if _CONTROL_PATHS.match(request.scope["path"]):
         return JSON(_refusal(error), error.status)
+    if _OLLAMA_PATHS.match(request.scope["path"]):
+        return OllamaError(str(error) if text is None else text, error.status)
     if _OPENAI_PATHS.match(request.scope["path"]):
         shown = {
             "message": str(error),
@@ -85,6 +104,28 @@ def nothing_here(request: Request) -> Response:
     return respond(request, NotFound("not found" if inside else "404 page not found"))
 
 
+def _not_in_ollama(request: Request) -> Response:
+    """What Ollama's router says of a path that it does not have, or not with this method."""
+    path = request.scope["path"]
+    if methods := _methods(request, path):
+        return PlainTextResponse("405 method not allowed", 405, headers={"allow": methods})
+    bare = path.rstrip("/")
+    if bare != path and _methods(request, bare):
+        status = 301 if request.method == "GET" else 307
+        return Response(status_code=status, headers={"location": quote(bare)})
+    return PlainTextResponse("404 page not found", 404)
+
+
+def _methods(request: Request, path: str) -> str:
+    """The methods of a path, `GET, HEAD`; empty if there is no such path."""
+    scope = {**request.scope, "path": path}
+    found: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return ", ".join(sorted(found))
+
+
 # Starlette types handlers as taking any Exception; `install` says which ones come.
 
 
@@ -97,6 +138,8 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _unrouted(request: Request, _error: Exception) -> Response:
+    if _OLLAMA_PATHS.match(request.scope["path"]):
+        return _not_in_ollama(request)
     return nothing_here(request)
 
 

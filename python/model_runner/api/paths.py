@@ -16,8 +16,9 @@ _DOTS = re.compile(r"/\.{1,2}(/|$)")
 # `/models` itself is the list, but nothing can be sent to it.
 _DIRECTORIES = {"/engines", "/v1"}
 
-# A scraper that sends HEAD is misconfigured; Docker Model Runner says so with a 405.
-_WITHOUT_HEAD = {"/metrics"}
+# A scraper that sends HEAD is misconfigured; Docker Model Runner says so with a 405. Ollama answers
+# HEAD at a few paths, which have it by themselves.
+_WITHOUT_HEAD = re.compile(r"/metrics|/api/.*")
 
 # In the scope of a GET that was a HEAD, for whoever need not make a body that is not sent.
 WITHOUT_BODY = "model_runner.without_body"
@@ -62,7 +63,7 @@ class PathRules:
             location = f"{target}?{query}" if query else target
             await Response(status_code=307, headers={"location": location})(scope, receive, send)
             return
-        if scope["method"] == "HEAD" and path not in _WITHOUT_HEAD:
+        if scope["method"] == "HEAD" and not _WITHOUT_HEAD.fullmatch(path):
             # The server below still knows that it was HEAD and sends no body.
             scope = {**scope, "method": "GET", WITHOUT_BODY: True}
         await self._application(scope, receive, send)

@@ -32,6 +32,7 @@ __all__ = [
     "describe_headers",
     "parse_header",
     "read_header",
+    "tensor_type",
 ]
 
 _INT32_MAX = 2**31 - 1
@@ -53,6 +54,10 @@ _TENSOR_TYPES = {
     11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 16: "IQ2_XXS", 17: "IQ2_XS",
     18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS",
     29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+}
+# Those that a whole file never is.
+_OTHER_TENSOR_TYPES = {
+    9: "Q8_1", 15: "Q8_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64",
 }
 # fmt: on
 
@@ -85,6 +90,15 @@ class ModelMetadata:
     size: str
     context_size: int | None
     gguf: Mapping[str, str]
+
+
+def tensor_type(number: int) -> str:
+    """What a type of tensors is called; its number, if it came after this program.
+
+    >>> tensor_type(12), tensor_type(26), tensor_type(99)
+    ('Q4_K', 'I32', '99')
+    """
+    return _TENSOR_TYPES.get(number) or _OTHER_TENSOR_TYPES.get(number) or str(number)
 
 
 def describe(paths: Sequence[Path]) -> ModelMetadata:

@@ -36,8 +36,9 @@ _MAX_KEYS = 10_000
 _MAX_TENSORS = 200_000
 _MAX_TEXT = 16 << 20
 _MAX_HEADER = 256 << 20
-# Bytes of what is kept, as Python objects: about so much for each, and the texts.
-_MAX_KEPT = 64 << 20
+# Bytes of what is kept, as Python objects: about so much for each, and the texts. Whole
+# vocabularies, with their merges, scores and types, are a million objects.
+_MAX_KEPT, _MAX_KEPT_WHOLE = 64 << 20, 512 << 20
 _VALUE_COST, _TENSOR_COST = 64, 256
 _DEFAULT_ALIGNMENT = 32
 
@@ -70,7 +71,7 @@ class Array:
 
     Attributes:
         length: Number of elements.
-        elements: The elements, or None when there are more than MAX_ELEMENTS.
+        elements: The elements, or None when there are more than was asked for: MAX_ELEMENTS.
     """
 
     length: int
@@ -137,8 +138,12 @@ class GGUFHeader:
         return max(0, start + needed - self.file_size) if needed else 0
 
 
-def read_header(path: Path) -> GGUFHeader:
+def read_header(path: Path, *, whole: bool = False) -> GGUFHeader:
     """Read the header of a GGUF file.
+
+    Args:
+        path: The file.
+        whole: Keep long arrays, too, vocabularies among them: some seconds and 100 MB.
 
     Raises:
         UnsupportedModel: It cannot be read, is no GGUF file, is of another version, or is cut short
@@ -152,19 +157,20 @@ def read_header(path: Path) -> GGUFHeader:
             path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
         ):
-            return parse_header(content, path.name, len(content))
+            return parse_header(content, path.name, len(content), whole=whole)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UnsupportedModel(f"`{path}` cannot be read: {reason}") from error
 
 
-def parse_header(content: Beginning, name: str, size: int) -> GGUFHeader:
+def parse_header(content: Beginning, name: str, size: int, *, whole: bool = False) -> GGUFHeader:
     """Read the header out of the first bytes of a file.
 
     Args:
         content: These bytes.
         name: Of the file, for messages.
         size: Of the whole file.
+        whole: Keep long lists of numbers and texts, too.
 
     Raises:
         HeaderGoesOn: It takes more of the file.
@@ -172,7 +178,7 @@ def parse_header(content: Beginning, name: str, size: int) -> GGUFHeader:
     """
     if content[:4] != b"GGUF":
         raise UnsupportedModel(f"`{name}` is not a GGUF file")
-    cursor = _Cursor(content, name, size)
+    cursor = _Cursor(content, name, size, whole=whole)
     version = cursor.version()
     tensor_count = cursor.count(_MAX_TENSORS, "tensors")
     value_count = cursor.count(_MAX_KEYS, "keys")
@@ -187,9 +193,12 @@ def parse_header(content: Beginning, name: str, size: int) -> GGUFHeader:
 class _Cursor:
     """Walks through a header. Sizes come from the file, so each is checked before it is used."""
 
-    def __init__(self, content: Beginning, name: str, size: int) -> None:
+    def __init__(self, content: Beginning, name: str, size: int, *, whole: bool) -> None:
         self.offset = 4
         self._kept = 0
+        self._max_kept = _MAX_KEPT_WHOLE if whole else _MAX_KEPT
+        # What would be more than all that is kept is not begun.
+        self._max_elements = self._max_kept // _VALUE_COST if whole else MAX_ELEMENTS
         self._content = content
         self._end = min(len(content), _MAX_HEADER)
         self._name = name
@@ -261,11 +270,11 @@ class _Cursor:
         kind, length = self.scalar("I"), self.scalar("Q")
         if nesting >= _MAX_NESTING:
             raise UnsupportedModel(f"`{self._name}` has arrays in arrays in arrays")
-        if kind in _SCALARS and length > MAX_ELEMENTS:
+        if kind in _SCALARS and length > self._max_elements:
             self._skip(struct.calcsize("<" + _SCALARS[kind]) * length)
-        elif kind == _STRING and length > MAX_ELEMENTS:
+        elif kind == _STRING and length > self._max_elements:
             self._skip_texts(length)
-        elif length > MAX_ELEMENTS:
+        elif length > self._max_elements:
             self._expect(length)
             for _ in range(length):
                 self.value(kind, nesting + 1)
@@ -290,8 +299,10 @@ class _Cursor:
     def _keep(self, size: int) -> None:
         """Count what becomes Python objects."""
         self._kept += size
-        if self._kept > _MAX_KEPT:
-            raise UnsupportedModel(f"`{self._name}` has more than {_MAX_KEPT} bytes of metadata")
+        if self._kept > self._max_kept:
+            raise UnsupportedModel(
+                f"`{self._name}` has more than {self._max_kept} bytes of metadata"
+            )
 
     def _skip(self, size: int) -> None:
         self._expect(size)

@@ -189,6 +189,7 @@ class Roster:
             in_use=in_use,
             keep_alive=runner.keep_alive,
             pid=runner.process.pid if runner.process else None,
+            log=runner.process.log.path if runner.process else None,
             socket_path=runner.socket_path,
             api_key=runner.prepared.api_key,
             context_size=runner.prepared.context_size,

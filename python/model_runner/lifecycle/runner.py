@@ -70,6 +70,7 @@ class RunnerInfo:
         in_use: Whether requests are being answered or wait for a slot.
         keep_alive: Seconds that it stays loaded when idle; negative: for ever.
         pid: The engine's process; None before it was started.
+        log: What that has printed.
         socket_path: Where the engine listens.
         api_key: What the engine wants as a bearer token.
         context_size: Tokens of context for each slot.
@@ -86,6 +87,7 @@ class RunnerInfo:
     in_use: bool
     keep_alive: float
     pid: int | None
+    log: Path | None
     socket_path: Path
     api_key: str = field(repr=False)
     context_size: int

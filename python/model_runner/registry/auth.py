@@ -62,6 +62,7 @@ class Access:
         writes: Whether the repository is written, too.
         other: Another repository of the registry that blobs are mounted from, or "".
         mirror: The mirror that this is, in place of the registry that names speak of.
+        insecure: Whether plain http will do where nothing speaks https.
     """
 
     registry: str
@@ -70,6 +71,7 @@ class Access:
     writes: bool = False
     other: str = ""
     mirror: Mirror | None = None
+    insecure: bool = False
 
     @property
     def scopes(self) -> dict[str, set[str]]:

@@ -2,7 +2,8 @@
 
 http is for every registry when `INSECURE_REGISTRY=true`, for those that
 MODEL_RUNNER_INSECURE_REGISTRIES names, and for `localhost`, `*.localhost` and `*.local`; for
-loopback addresses https, and http when nothing there speaks https; https for all others.
+loopback addresses, and for whoever says that it need not be secure, https, and http when nothing
+there speaks https; https for all others.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Places:
         insecure: Whether every registry is asked over plain http.
         insecure_hosts: `host` or `host:port` of those that are.
         resolver: Knows the addresses that connections will go to.
-        probe: Finds the scheme that a loopback address speaks, or None when nothing answers there.
+        probe: Finds the scheme that a host speaks, or None when nothing answers there.
     """
 
     def __init__(
@@ -52,17 +53,23 @@ class Places:
         self._insecure_hosts = frozenset(insecure_hosts)
         self._probe = probe
         self._resolver = resolver
-        self._loopback_schemes: dict[str, str] = {}
+        self._probed_schemes: dict[str, str] = {}
 
-    async def base(self, registry: str) -> URL:
+    async def base(self, registry: str, *, insecure: bool = False) -> URL:
         """The root of a registry.
+
+        Args:
+            registry: Its name.
+            insecure: Whether who asks takes plain http where nothing speaks https. Docker Hub does.
 
         Raises:
             RegistryUnreachable: The name is no host.
         """
-        host = _DOCKER_HUB_API if registry in DOCKER_HUB_HOSTS else registry
+        is_hub = registry in DOCKER_HUB_HOSTS
+        host = _DOCKER_HUB_API if is_hub else registry
         try:
-            return URL(f"{await self._scheme(host)}://{host}/")
+            scheme = await self._scheme(host, insecure=insecure and not is_hub)
+            return URL(f"{scheme}://{host}/")
         except ValueError as error:
             raise RegistryUnreachable(
                 f"registry `{registry}` cannot be reached: {error}"
@@ -95,20 +102,20 @@ class Places:
                 hint="tell the registry's owner",
             )
 
-    async def _scheme(self, host: str) -> str:
+    async def _scheme(self, host: str, *, insecure: bool) -> str:
         name = URL(f"//{host}").host or ""
         if self._insecure or {host, name} & self._insecure_hosts:
             return "http"
         if name == "localhost" or name.endswith((".localhost", ".local")):
             return "http"
-        if not is_loopback(name):
+        if not is_loopback(name) and not insecure:
             return "https"
-        if host not in self._loopback_schemes:
+        if host not in self._probed_schemes:
             scheme = await self._probe(host)
             if scheme is None:
                 return "https"
-            self._loopback_schemes[host] = scheme
-        return self._loopback_schemes[host]
+            self._probed_schemes[host] = scheme
+        return self._probed_schemes[host]
 
     async def _reach(self, url: URL) -> Reach:
         host = url.host or ""

@@ -73,7 +73,12 @@ class Registry:
 
     @as_writer
     async def pull(
-        self, reference: str, *, token: str | None = None, report: Callable[[Progress], None]
+        self,
+        reference: str,
+        *,
+        token: str | None = None,
+        insecure: bool = False,
+        report: Callable[[Progress], None],
     ) -> Model:
         """Fetch a model, or find that it is here, and tag it with the name it was asked for by.
 
@@ -84,6 +89,7 @@ class Registry:
         Args:
             reference: What to pull, as a user types it.
             token: A registry token, in place of the logins on this machine.
+            insecure: Whether plain http will do for a registry that does not speak https.
             report: Takes the progress, on the event loop; not told of an error that is raised.
 
         Returns:
@@ -104,7 +110,7 @@ class Registry:
         if names.is_hub(reference, default_registry=self._settings.default_registry):
             return await self._hub.pull(reference, token=token, report=report)
         wanted = names.parse(reference, default_registry=self._settings.default_registry)
-        repository = self._repository(wanted, token)
+        repository = self._repository(wanted, token, insecure=insecure)
         tags = [f"{wanted.name}:{wanted.tag}"] if wanted.tag else []
         try:
             remote = await repository.resolve(wanted)
@@ -154,7 +160,12 @@ class Registry:
         return Model(remote.id, (), remote, file.config, file.created)
 
     async def push(
-        self, reference: str, *, token: str | None = None, report: Callable[[Progress], None]
+        self,
+        reference: str,
+        *,
+        token: str | None = None,
+        insecure: bool = False,
+        report: Callable[[Progress], None],
     ) -> None:
         """Send a model of the store to the registry that its name leads to.
 
@@ -164,6 +175,7 @@ class Registry:
         Args:
             reference: A name of the model that says where to, as a user types it.
             token: A registry token, in place of the logins on this machine.
+            insecure: Whether plain http will do for a registry that does not speak https.
             report: Takes the progress, on the event loop; not told of an error that is raised.
 
         Raises:
@@ -178,7 +190,7 @@ class Registry:
         if names.is_hub(reference, default_registry=self._settings.default_registry):
             await self._hub.push(reference, token=token, report=report)
             return
-        await Push(self._store, self._wire, report).run(reference, token)
+        await Push(self._store, self._wire, report).run(reference, token, insecure=insecure)
 
     async def pinned(self, reference: str, model_id: str, manifest: Manifest | None) -> str | None:
         """The reference under which a pull brings the very model of the store.
@@ -234,12 +246,14 @@ class Registry:
         await self._transfers.close()
         await self._wire.close()
 
-    def _repository(self, wanted: Reference, token: str | None) -> Repository:
+    def _repository(
+        self, wanted: Reference, token: str | None, *, insecure: bool = False
+    ) -> Repository:
         """Where a reference leads; for Docker Hub by way of the mirrors."""
         mirrors = self._mirrors if wanted.registry == names.DOCKER_HUB else []
         return Repository(
             self._wire,
-            Access(wanted.registry, wanted.repository, token),
+            Access(wanted.registry, wanted.repository, token, insecure=insecure),
             # The token of the request is for the registry that the request names.
             [Access(mirror.host, wanted.repository, mirror=mirror) for mirror in mirrors],
         )

@@ -40,12 +40,12 @@ class Push:
         self._wire = wire
         self._report = report
 
-    async def run(self, reference: str, token: str | None) -> None:
+    async def run(self, reference: str, token: str | None, *, insecure: bool = False) -> None:
         """Send what the registry lacks, layers first: a manifest there names what is there."""
         wanted = names.parse(reference, default_registry=self._store.default_registry)
         model = await asyncio.to_thread(self._store.get, reference)
         elsewhere = await asyncio.to_thread(self._elsewhere, model, wanted)
-        access = Access(wanted.registry, wanted.repository, token, writes=True)
+        access = Access(wanted.registry, wanted.repository, token, writes=True, insecure=insecure)
         target = Target(self._wire, access)
         version = wanted.tag or model.id
         present = await target.digest_of(version)

@@ -281,7 +281,7 @@ class Wire:
         mirror = access.mirror
         if mirror is not None and mirror.scheme:
             return URL(f"{mirror.scheme}://{mirror.host}/")
-        return await self._places.base(access.registry)
+        return await self._places.base(access.registry, insecure=access.insecure)
 
     async def close(self) -> None:
         """Close all connections, and open no more."""

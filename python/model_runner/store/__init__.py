@@ -180,6 +180,13 @@ class Store:
         """All models in the order they came, whether or not their files can be read."""
         return self._index.snapshot().entries
 
+    def modified(self, model_id: str) -> float:
+        """When a model came here, in Unix seconds; 0 if its manifest is gone."""
+        try:
+            return (self._layout.manifests / digest_hex(model_id)).stat().st_mtime
+        except (OSError, ValueError, StoreError):
+            return 0.0
+
     def resolve(self, reference: str) -> Entry:
         """The entry of a model in the index, whether or not its files can be read.
 

@@ -1,0 +1,139 @@
+"""`/api/pull` and `/api/push`: models fetched and sent, told step by step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, Field
+
+from model_runner import names
+from model_runner.api.ollama import naming
+from model_runner.api.ollama.messages import described, read
+from model_runner.api.ollama.steps import StepView, steps_response
+from model_runner.api.services import Services, services_of
+from model_runner.errors import InvalidReference, RegistryUnreachable, RemoteModelNotFound
+
+if TYPE_CHECKING:
+    from model_runner.api.ollama.steps import Report
+    from model_runner.errors import ModelRunnerError
+    from model_runner.registry import Progress
+
+router = APIRouter()
+
+Used = Annotated[Services, Depends(services_of)]
+
+_REFUSED = "remote model is unavailable"
+_LINES = "A `StepView` a line; without `stream`, the last one alone."
+
+
+class TransferRequest(BaseModel):
+    """Which model; `name` is the old spelling of `model`."""
+
+    model: str = ""
+    name: str = ""
+    insecure: bool = Field(
+        default=False, description="Use plain http if the registry does not speak https."
+    )
+    stream: bool = Field(default=True, description="Tell each step, a JSON object a line.")
+
+
+@router.post(
+    "/pull",
+    response_model=StepView,
+    response_description=_LINES,
+    openapi_extra=described(TransferRequest),
+)
+async def pull_model(request: Request, services: Used) -> Response:
+    """Pull a model from its registry. It ends when the client leaves; what has come is kept."""
+    wanted = await read(request, TransferRequest)
+    name = naming.local(wanted.model or wanted.name, refused=_REFUSED)
+    _check(services, name)
+
+    async def pull(report: Report) -> None:
+        report(StepView(status="pulling manifest"))
+        await services.registry.pull(
+            name, insecure=wanted.insecure, report=_Layers("pulling", report)
+        )
+        await services.scheduler.refresh()
+        report(StepView(status="verifying sha256 digest"))
+        report(StepView(status="writing manifest"))
+
+    return await steps_response(request, pull, stream=wanted.stream, word=_word)
+
+
+@router.post(
+    "/push",
+    response_model=StepView,
+    response_description=_LINES,
+    openapi_extra=described(TransferRequest),
+)
+async def push_model(request: Request, services: Used) -> Response:
+    """Push a model to the registry that its name leads to."""
+    wanted = await read(request, TransferRequest)
+    name = (wanted.model or wanted.name).strip()
+    if not name:
+        raise naming.required()
+
+    async def push(report: Report) -> None:
+        report(StepView(status="retrieving manifest"))
+        try:
+            spelling = await naming.spelling(services.store, name)
+        except naming.UNRESOLVED:
+            report(StepView(status="couldn't retrieve manifest"))
+            raise
+        await services.registry.push(
+            spelling, insecure=wanted.insecure, report=_Layers("pushing", report)
+        )
+        report(StepView(status="pushing manifest"))
+
+    return await steps_response(request, push, stream=wanted.stream, word=_word)
+
+
+class _Layers:
+    """Takes the progress of a transfer, and tells that of its layers."""
+
+    def __init__(self, verb: str, report: Report) -> None:
+        self._verb = verb
+        self._report = report
+
+    def __call__(self, progress: Progress) -> None:
+        """Tell it."""
+        if progress.type == "warning":
+            self._report(StepView(status=progress.message))
+        if progress.type != "progress" or not progress.layer_id:
+            return
+        digits = progress.layer_id.partition(":")[2]
+        self._report(
+            StepView(
+                status=f"{self._verb} {digits[:12]}",
+                digest=progress.layer_id,
+                total=progress.layer_size,
+                completed=progress.layer_current or None,
+            )
+        )
+
+
+def _check(services: Services, name: str) -> None:
+    """Refuse what cannot be pulled before anything is said.
+
+    Raises:
+        Worded: It is no name.
+    """
+    registry = services.store.default_registry
+    try:
+        if names.is_hub(name, default_registry=registry):
+            names.parse_hub(name, default_registry=registry)
+        else:
+            names.parse(name, default_registry=registry)
+    except InvalidReference as error:
+        raise naming.invalid(error) from error
+
+
+def _word(error: ModelRunnerError) -> str:
+    """An error in words of which the CLI knows some."""
+    if isinstance(error, RemoteModelNotFound):
+        return "pull model manifest: file does not exist"
+    if isinstance(error, RegistryUnreachable):
+        return f"pull model manifest: {error}"
+    return str(error)
