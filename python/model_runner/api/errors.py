@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Match, Route
+from starlette.routing import Match
 
 from model_runner.api.responses import JSON, Text, wants_json
 from model_runner.errors import ModelRunnerError, NoCapacity, NotFound, ShuttingDown
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _OPENAI_PATHS = re.compile(r"^(/engines(/[^/]+)?)?(/v1/models|(/v1)?/responses)(/|$)")
 
 _OLLAMA_PATHS = re.compile(r"^/api(/|$)")
+
+_METHODS = ("GET", "HEAD", "POST", "DELETE")
 
 _CONTROL_PATHS = re.compile(r"^/_control(/|$)")
 
@@ -118,12 +120,13 @@ def _not_in_ollama(request: Request) -> Response:
 
 def _methods(request: Request, path: str) -> str:
     """The methods of a path, `GET, HEAD`; empty if there is no such path."""
-    scope = {**request.scope, "path": path}
-    found: set[str] = set()
-    for route in request.app.routes:
-        if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
-            found |= route.methods or set()
-    return ", ".join(sorted(found))
+    found = [method for method in _METHODS if _is_routed(request, method, path)]
+    return ", ".join(found)
+
+
+def _is_routed(request: Request, method: str, path: str) -> bool:
+    scope = {**request.scope, "method": method, "path": path}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
 
 # Starlette types handlers as taking any Exception; `install` says which ones come.

@@ -67,10 +67,12 @@ def find(store: Store, name: str) -> Found:
     """
     try:
         entry = store.resolve(name)
-    except ModelNotFound:
-        spelling = canonical(store, name)
-        entry = store.resolve(spelling)
-        return Found(entry, spelling)
+    except ModelNotFound as error:
+        complete = canonical(store, name)
+        try:
+            return Found(store.resolve(complete), complete)
+        except ModelNotFound:
+            raise error from None  # it has the name as it was asked for
     return Found(entry, names.normalize(name, default_registry=store.default_registry))
 
 

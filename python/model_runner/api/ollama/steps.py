@@ -33,9 +33,7 @@ class StepView(BaseModel):
     status: str
     digest: str | None = Field(default=None, description="Of the layer that this is about.")
     total: int | None = Field(default=None, description="Its bytes.")
-    completed: int | None = Field(
-        default=None, description="Of these, what is done, if any."
-    )
+    completed: int | None = Field(default=None, description="Of these, what is done, if any.")
 
 
 if TYPE_CHECKING:

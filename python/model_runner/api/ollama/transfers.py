@@ -15,9 +15,12 @@ from model_runner.api.services import Services, services_of
 from model_runner.errors import InvalidReference, RegistryUnreachable, RemoteModelNotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from model_runner.api.ollama.steps import Report
     from model_runner.errors import ModelRunnerError
     from model_runner.registry import Progress
+    from model_runner.store import Descriptor
 
 router = APIRouter()
 
@@ -52,14 +55,14 @@ async def pull_model(request: Request, services: Used) -> Response:
 
     async def pull(report: Report) -> None:
         report(StepView(status="pulling manifest"))
-        await services.registry.pull(
-            name, insecure=wanted.insecure, report=_Layers("pulling", report)
-        )
+        layers = _Layers("pulling", report)
+        model = await services.registry.pull(name, insecure=wanted.insecure, report=layers)
+        layers.complete(model.manifest.layers)
         await services.scheduler.refresh()
         report(StepView(status="verifying sha256 digest"))
         report(StepView(status="writing manifest"))
 
-    return await steps_response(request, pull, stream=wanted.stream, word=_word)
+    return await steps_response(request, pull, stream=wanted.stream, word=_pull_word)
 
 
 @router.post(
@@ -87,7 +90,7 @@ async def push_model(request: Request, services: Used) -> Response:
         )
         report(StepView(status="pushing manifest"))
 
-    return await steps_response(request, push, stream=wanted.stream, word=_word)
+    return await steps_response(request, push, stream=wanted.stream)
 
 
 class _Layers:
@@ -96,6 +99,7 @@ class _Layers:
     def __init__(self, verb: str, report: Report) -> None:
         self._verb = verb
         self._report = report
+        self._told: set[str] = set()
 
     def __call__(self, progress: Progress) -> None:
         """Tell it."""
@@ -103,15 +107,18 @@ class _Layers:
             self._report(StepView(status=progress.message))
         if progress.type != "progress" or not progress.layer_id:
             return
-        digits = progress.layer_id.partition(":")[2]
-        self._report(
-            StepView(
-                status=f"{self._verb} {digits[:12]}",
-                digest=progress.layer_id,
-                total=progress.layer_size,
-                completed=progress.layer_current or None,
-            )
-        )
+        self._tell(progress.layer_id, progress.layer_size, progress.layer_current)
+
+    def complete(self, layers: Iterable[Descriptor]) -> None:
+        """Tell of layers that were here before, and that nobody has spoken of."""
+        for layer in layers:
+            if layer.digest not in self._told:
+                self._tell(layer.digest, layer.size, layer.size)
+
+    def _tell(self, digest: str, size: int, done: int) -> None:
+        self._told.add(digest)
+        status = f"{self._verb} {digest.partition(':')[2][:12]}"
+        self._report(StepView(status=status, digest=digest, total=size, completed=done or None))
 
 
 def _check(services: Services, name: str) -> None:
@@ -130,8 +137,8 @@ def _check(services: Services, name: str) -> None:
         raise naming.invalid(error) from error
 
 
-def _word(error: ModelRunnerError) -> str:
-    """An error in words of which the CLI knows some."""
+def _pull_word(error: ModelRunnerError) -> str:
+    """The error of a pull, in words of which the CLI knows some."""
     if isinstance(error, RemoteModelNotFound):
         return "pull model manifest: file does not exist"
     if isinstance(error, RegistryUnreachable):
