@@ -93,7 +93,7 @@ def projector(store: Store, model: Model) -> Path | None:
 
 
 def _parent(store: Store, model: Model) -> str:
-    parent = Recipe.of(model).parent
+    parent = Recipe.of(model.manifest).source
     return naming.shown(store, parent) if parent else ""
 
 

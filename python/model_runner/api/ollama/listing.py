@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from model_runner.api.ollama import capabilities, naming
+from model_runner.api.ollama import naming
 from model_runner.api.ollama.facts import SizedDetails, details
 from model_runner.api.ollama.messages import Answer, timestamp
 from model_runner.api.services import Services, services_of
+from model_runner.lifecycle import capabilities
 
 if TYPE_CHECKING:
     from model_runner.store import Model, Store

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from model_runner.store import Model
+    from model_runner.store import Manifest
 
 ANNOTATION = "dev.model-runner.modelfile"
 
@@ -28,7 +28,7 @@ class Message(BaseModel):
 class Recipe(BaseModel):
     """The instructions of a Modelfile; empty where it has none."""
 
-    parent: str = Field(default="", alias="from")
+    source: str = Field(default="", alias="from")
     template: str = ""
     system: str = ""
     parameters: dict[str, object] = {}
@@ -41,9 +41,9 @@ class Recipe(BaseModel):
         return [value] if isinstance(value, str) else value
 
     @classmethod
-    def of(cls, model: Model) -> Recipe:
+    def of(cls, manifest: Manifest) -> Recipe:
         """The recipe of a model; an empty one if it has none, or one that makes no sense."""
-        text = model.manifest.annotations.get(ANNOTATION)
+        text = manifest.annotations.get(ANNOTATION)
         if text is None:
             return cls()
         try:

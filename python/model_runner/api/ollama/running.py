@@ -71,7 +71,7 @@ def _view(store: Store, runner: RunnerInfo) -> RunningView:
         details=_details(store, runner.model_id),
         expires_at=timestamp(_expiry(runner)),
         size_vram=on_devices,
-        context_length=getattr(runner, "context_size", 0),
+        context_length=runner.context_size,
     )
 
 

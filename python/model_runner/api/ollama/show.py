@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
-from model_runner.api.ollama import capabilities, header, naming
+from model_runner.api.ollama import header, naming
 from model_runner.api.ollama.facts import Details, brief, details
 from model_runner.api.ollama.messages import Answer, described, read, timestamp
 from model_runner.api.ollama.recipe import Message, Recipe, modelfile, parameter_lines
 from model_runner.api.services import Services, services_of
 from model_runner.errors import InvalidReference, ModelNotFound, StoreError
+from model_runner.lifecycle import capabilities
 from model_runner.store import manifests
 
 if TYPE_CHECKING:
@@ -88,12 +89,12 @@ def _basename(request: Request) -> bool:
 
 def _view(store: Store, found: naming.Found, wanted: ShowRequest, is_copilot: bool) -> Answer:
     model = store.get(found.entry.id)
-    recipe = Recipe.of(model)
+    recipe = Recipe.of(model.manifest)
     recipe = recipe.model_copy(
         update={
             "system": wanted.system or recipe.system,
             "parameters": {**recipe.parameters, **wanted.options},
-            "license": [*_licenses(store, model), *recipe.license],
+            "license": list(dict.fromkeys([*_licenses(store, model), *recipe.license])),
         }
     )
     name = naming.listed(found.name, default_registry=store.default_registry)
