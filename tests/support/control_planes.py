@@ -101,6 +101,7 @@ class FakeRegistry:
     insecure: list[bool] = field(default_factory=list)
     inspected: list[str] = field(default_factory=list)
     pushed: list[tuple[str, str | None]] = field(default_factory=list)
+    began: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def pull(self, reference, *, token=None, insecure=False, report):
@@ -121,6 +122,7 @@ class FakeRegistry:
         return found
 
     async def _play(self, report):
+        self.began.set()
         try:
             for step in self.script:
                 if isinstance(step, Progress):

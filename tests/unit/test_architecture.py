@@ -33,8 +33,17 @@ ARROWS: dict[str, set[str]] = {
     "allocator": set(),
     "listening": set(),
     "state": set(),
-    "api": {"lifecycle", "engines", "store", "registry", "packaging", "telemetry", "media"}
-    | {"state"},
+    "api": {
+        "lifecycle",
+        "engines",
+        "store",
+        "registry",
+        "packaging",
+        "formats",
+        "telemetry",
+        "media",
+        "state",
+    },
     "app": {
         "allocator",
         "api",

@@ -246,3 +246,30 @@ def test_pauses_grow_and_differ_and_are_as_long_as_was_asked_up_to_a_limit(monke
         assert all(usual * 0.5 <= pause <= usual * 1.5 for pause in of_these)
         assert len(set(of_these)) > 1
     assert pauses[30:] == [30.0, 60.0]
+
+
+@pytest.mark.parametrize(
+    ("registry", "speaks", "insecure", "expected"),
+    [
+        ("registry.example", "http", True, "http://registry.example/"),
+        ("registry.example", "https", True, "https://registry.example/"),
+        ("registry.example", None, True, "https://registry.example/"),
+        ("registry.example", "http", False, "https://registry.example/"),
+        ("docker.io", "http", True, "https://registry-1.docker.io/"),
+    ],
+)
+def test_plain_http_only_for_who_asks_for_it(registry, speaks, insecure, expected):
+    async def probe(_host):
+        return speaks
+
+    places = Places(insecure=False, insecure_hosts=(), resolver=Resolver(), probe=probe)
+
+    async def main():
+        first = await places.base(registry, insecure=insecure)
+        await places.base(registry, insecure=True)
+        # That somebody else takes plain http changes nothing for who does not.
+        return first, await places.base(registry)
+
+    first, secure = asyncio.run(main())
+    assert str(first) == expected
+    assert secure.scheme == "https"
