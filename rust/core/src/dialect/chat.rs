@@ -30,8 +30,8 @@ pub(crate) struct Chat<'a> {
     pub(crate) stop: Vec<Text<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) response_format: Option<ResponseFormat<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) chat_template_kwargs: Option<TemplateArguments<'a>>,
+    #[serde(rename = "chat_template_kwargs", skip_serializing_if = "Option::is_none")]
+    pub(crate) template_arguments: Option<TemplateArguments<'a>>,
     /// The engine is to say how many tokens the prompt has before it says anything else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) return_progress: Option<bool>,

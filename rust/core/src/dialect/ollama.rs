@@ -1,7 +1,5 @@
 //! Ollama's own API, as its clients have it: chat, generation, embeddings. What is no inference the control plane answers.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -59,13 +57,9 @@ fn open(body: &[u8]) -> Result<(Fields<'_>, String), Error> {
             fields.text("name", "")?.filter(|name| !name.is_empty()).ok_or(Error::MissingModel)?
         }
     };
-    let model = local(model);
+    // All models are here.
+    let model = model.strip_suffix(":local").unwrap_or(&model).to_owned();
     Ok((fields, model))
-}
-
-/// `:local` says that a model is to be here, as all are.
-fn local(model: Cow<'_, str>) -> String {
-    model.strip_suffix(":local").map_or_else(|| model.to_string(), str::to_owned)
 }
 
 /// This moment, as answers have it.

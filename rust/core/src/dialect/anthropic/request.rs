@@ -38,7 +38,7 @@ pub(super) fn chat<'a>(fields: &Fields<'a>) -> Result<Chat<'a>, Error> {
         max_tokens,
         stop: stops(fields)?,
         response_format: format(fields)?,
-        chat_template_kwargs: Some(template_arguments(fields)?),
+        template_arguments: Some(template_arguments(fields)?),
         ..Chat::default()
     };
     choose(fields, &mut chat)?;

@@ -17,8 +17,7 @@ pub(super) struct Speech {
     stream: bool,
     /// Thoughts are asked for; others are not told.
     wants_thoughts: bool,
-    begun: bool,
-    failed: bool,
+    stage: Stage,
     request_id: HeaderValue,
     /// The block that is being said.
     open: Option<Open>,
@@ -29,6 +28,14 @@ pub(super) struct Speech {
     reason: Option<Reason>,
     stop_string: Option<Vec<u8>>,
     tally: Tally,
+}
+
+/// How far a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Silent,
+    Begun,
+    Failed,
 }
 
 /// A block that is being said.
@@ -47,8 +54,7 @@ impl Speech {
             model: serde_json::Value::from(model).to_string(),
             stream,
             wants_thoughts,
-            begun: false,
-            failed: false,
+            stage: Stage::Silent,
             request_id: HeaderValue::from_static(""),
             open: None,
             blocks: 0,
@@ -61,7 +67,8 @@ impl Speech {
 
     /// Begin the message, if nothing of it was said yet.
     fn begin(&mut self, out: &mut Vec<u8>) {
-        if std::mem::replace(&mut self.begun, true) || !self.stream {
+        let before = std::mem::replace(&mut self.stage, Stage::Begun);
+        if before != Stage::Silent || !self.stream {
             return;
         }
         out.extend_from_slice(
@@ -264,12 +271,12 @@ impl Encoder for Speech {
     }
 
     fn fail(&mut self, error: &Error, out: &mut Vec<u8>) {
-        self.failed = true;
+        self.stage = Stage::Failed;
         out.extend_from_slice(&Dialect::Anthropic.event(error, &self.request_id));
     }
 
     fn end(&mut self, out: &mut Vec<u8>) {
-        if self.failed {
+        if self.stage == Stage::Failed {
             return;
         }
         self.begin(out);

@@ -35,7 +35,7 @@ fn read_keeping(body: &Bytes, share: f64) -> Result<Reading, Error> {
     }
     shorten::messages(&mut messages, share);
     let top = options::logprobs(&fields)?;
-    let (chat_template_kwargs, thinking) = options::think(&fields)?;
+    let (template_arguments, thinking) = options::think(&fields)?;
     let mut needs = options.needs;
     let chat = Chat {
         model: Cow::Borrowed(&model),
@@ -44,7 +44,7 @@ fn read_keeping(body: &Bytes, share: f64) -> Result<Reading, Error> {
         max_tokens: options.max_tokens,
         stop: options.stop.iter().map(|stop| Cow::Borrowed(stop.as_str())).collect(),
         response_format: options::format(&fields)?,
-        chat_template_kwargs,
+        template_arguments,
         others: Others(others(&options, top)),
         ..Chat::default()
     };

@@ -147,7 +147,9 @@ fn cut(mut vector: Vec<f64>, dimensions: Option<usize>) -> Vec<f64> {
             vector.truncate(count);
             let length = vector.iter().map(|number| number * number).sum::<f64>().sqrt();
             if length > 0.0 {
-                vector.iter_mut().for_each(|number| *number /= length);
+                for number in &mut vector {
+                    *number /= length;
+                }
             }
             vector
         }
@@ -182,7 +184,7 @@ fn cutting(body: Bytes) -> Retry {
         }
         let limit = complaint.context_size.and_then(|size| usize::try_from(size).ok());
         let limit = limit.or_else(|| batch(&complaint.message)).unwrap_or(BATCH);
-        Some(tokens_of(body, 0, Vec::new(), limit))
+        Some(tokens_of(&body, 0, Vec::new(), limit))
     })
 }
 
@@ -195,20 +197,20 @@ fn batch(message: &str) -> Option<usize> {
 
 /// Have the inputs that may be too long made tokens, one after the other.
 fn tokens_of(
-    body: Bytes,
+    body: &Bytes,
     place: usize,
     mut known: Vec<Option<Vec<i64>>>,
     limit: usize,
 ) -> Result<Reading, Error> {
-    let (fields, model) = open(&body)?;
+    let (fields, model) = open(body)?;
     let inputs = inputs(fields.raw("input"))?;
     let Some(input) = inputs.get(place) else {
-        return asked_in_tokens(&body, known);
+        return asked_in_tokens(body, known);
     };
     // A token has a byte or more.
     if input.len() < limit {
         known.push(None);
-        return tokens_of(body.clone(), place + 1, known, limit);
+        return tokens_of(body, place + 1, known, limit);
     }
     let asked = json!({ "model": model, "content": input, "add_special": true });
     let question =
@@ -219,7 +221,7 @@ fn tokens_of(
         let mut tokens = options::numbers(tokens, "tokens")?;
         tokens.truncate(limit);
         known.push(Some(tokens));
-        tokens_of(body, place + 1, known, limit)
+        tokens_of(&body, place + 1, known, limit)
     };
     Ok(Reading::Asks { model, question, then: Box::new(then) })
 }

@@ -14,7 +14,7 @@ use super::{images, open};
 use crate::dialect::chat::{Chat, Content, Message, NamedSchema, Others, Part, ResponseFormat};
 use crate::dialect::fields::{Fields, invalid};
 use crate::dialect::shorten;
-use crate::dialect::translation::{Place, Question, Reading, Request, Task};
+use crate::dialect::translation::{Place, Question, Reading, Request, Retry, Task};
 use crate::error::Error;
 
 pub(super) fn read(body: &Bytes) -> Result<Reading, Error> {
@@ -39,7 +39,7 @@ fn read_keeping(body: &Bytes, share: f64) -> Result<Reading, Error> {
             return Err(invalid("raw", reason));
         }
         refuse_images(has_images, "raw")?;
-        return text(body, shorten::text(prompt, share).into_owned(), Context::Untold, share);
+        return text(body, &shorten::text(prompt, share), Context::Untold, share);
     }
     if let Some(template) = template {
         refuse_images(has_images, "template")?;
@@ -116,14 +116,14 @@ fn spoken(body: &Bytes, share: f64) -> Result<Reading, Error> {
     let (fields, model) = open(body)?;
     let options = options::read(&fields)?;
     let top = options::logprobs(&fields)?;
-    let (chat_template_kwargs, thinking) = options::think(&fields)?;
+    let (template_arguments, thinking) = options::think(&fields)?;
     let chat = Chat {
         model: Cow::Borrowed(&model),
         messages: messages(&fields, share)?,
         max_tokens: options.max_tokens,
         stop: options.stop.iter().map(|stop| Cow::Borrowed(stop.as_str())).collect(),
         response_format: options::format(&fields)?,
-        chat_template_kwargs,
+        template_arguments,
         others: Others(others(&options, top)),
         ..Chat::default()
     };
@@ -152,13 +152,13 @@ fn with_context(body: &Bytes, prompt: String, share: f64) -> Result<Reading, Err
     let (fields, model) = open(body)?;
     let context = options::numbers(fields.raw("context").unwrap_or_default(), "context")?;
     if context.is_empty() {
-        return text(body, prompt.clone(), Context::Prompt(prompt), share);
+        return text(body, &prompt.clone(), Context::Prompt(prompt), share);
     }
     let body = body.clone();
     let asked = json!({ "tokens": context });
     Ok(asks(model, Place::Engine("/detokenize"), &asked, move |answer| {
         let prompt = member(answer, "content")? + &prompt;
-        text(&body, prompt.clone(), Context::Prompt(prompt), share)
+        text(&body, &prompt.clone(), Context::Prompt(prompt), share)
     }))
 }
 
@@ -183,13 +183,13 @@ struct Completion<'a> {
 }
 
 /// The prompt is gone on with as it is.
-fn text(body: &Bytes, prompt: String, context: Context, share: f64) -> Result<Reading, Error> {
+fn text(body: &Bytes, prompt: &str, context: Context, share: f64) -> Result<Reading, Error> {
     let (fields, model) = open(body)?;
     let options = options::read(&fields)?;
     let top = options::logprobs(&fields)?;
     let asked = Completion {
         model: &model,
-        prompt: Some(&prompt),
+        prompt: Some(prompt),
         input_prefix: None,
         input_suffix: None,
         n_predict: options.max_tokens,
@@ -197,7 +197,8 @@ fn text(body: &Bytes, prompt: String, context: Context, share: f64) -> Result<Re
         json_schema: schema(options::format(&fields)?),
         others: Others(others(&options, top)),
     };
-    speak(&fields, "/v1/completions", &asked, context, body, share)
+    let retry = chat::shorter(&fields, body, share, read_keeping)?;
+    speak(&fields, "/v1/completions", &asked, context, retry)
 }
 
 /// What is missing between two texts.
@@ -213,7 +214,7 @@ fn infill(fields: &Fields<'_>, model: &str, prefix: &str, suffix: &str) -> Resul
         json_schema: None,
         others: Others(others(&options, None)),
     };
-    speak(fields, "/infill", &asked, Context::Untold, &Bytes::new(), 1.0)
+    speak(fields, "/infill", &asked, Context::Untold, None)
 }
 
 fn speak(
@@ -221,8 +222,7 @@ fn speak(
     path: &'static str,
     asked: &Completion<'_>,
     context: Context,
-    body: &Bytes,
-    share: f64,
+    retry: Option<Retry>,
 ) -> Result<Reading, Error> {
     let serialized = serde_json::to_vec(asked);
     let serialized = serialized.map_err(|error| Error::MalformedBody(error.to_string()))?;
@@ -232,7 +232,6 @@ fn speak(
     let mut needs = options::read(fields)?.needs;
     needs.insert = asked.input_suffix.is_some();
     let task = Task::Speak { path, body: serialized, encoder, names_stop: false };
-    let retry = if needs.insert { None } else { chat::shorter(fields, body, share, read_keeping)? };
     let model = asked.model.to_owned();
     Ok(Reading::Read(Box::new(Request { stream, retry, ..Request::new(model, task, needs) })))
 }

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 /// A token as the engine tells of it, and as Ollama does, which leaves out its number.
 #[derive(Deserialize, Serialize)]
 struct Token<'a> {
-    #[serde(borrow)]
-    token: &'a RawValue,
+    #[serde(borrow, rename = "token")]
+    text: &'a RawValue,
     logprob: f64,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     bytes: Option<&'a RawValue>,

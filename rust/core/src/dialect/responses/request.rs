@@ -54,7 +54,7 @@ pub(super) fn chat<'a>(
         max_tokens,
         parallel_tool_calls: fields.flag("parallel_tool_calls", "")?,
         response_format: format(fields)?,
-        chat_template_kwargs: template_arguments(fields)?,
+        template_arguments: template_arguments(fields)?,
         others: Others(others(fields)?),
         ..Chat::default()
     };
