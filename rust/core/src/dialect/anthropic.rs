@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::fields::{self, Fields};
-use super::translation::{Encode, Needs, Reading, Request, Task};
+use super::translation::{Needs, Reading, Request, Task};
 use crate::endpoint::Mode;
 use crate::error::Error;
 
@@ -46,9 +46,9 @@ pub(super) fn count_tokens(body: &Bytes) -> Result<Reading, Error> {
         path: "/v1/chat/completions/input_tokens",
         aside: true,
         body: chat.body()?,
-        encode: Encode(Box::new(|counted, _| {
+        encode: Box::new(|counted, _| {
             super::counted_tokens(counted, |tokens| format!("{{\"input_tokens\":{tokens}}}"))
-        })),
+        }),
     };
     let model = chat.model.into_owned();
     let needs = Needs::default();

@@ -4,9 +4,7 @@ use bytes::Bytes;
 
 use super::fields::Fields;
 use super::shorten;
-use super::translation::{
-    Background, Encode, Needs, Place, Question, Reading, Request, Retry, Task,
-};
+use super::translation::{Background, Needs, Place, Question, Reading, Request, Retry, Task};
 use crate::endpoint::Mode;
 use crate::error::Error;
 
@@ -38,11 +36,11 @@ pub(super) fn count_tokens(body: &Bytes) -> Result<Reading, Error> {
             path: "/v1/chat/completions/input_tokens",
             aside: true,
             body: chat.body()?,
-            encode: Encode(Box::new(|counted, _| {
+            encode: Box::new(|counted, _| {
                 super::counted_tokens(counted, |tokens| {
                     format!("{{\"object\":\"response.input_tokens\",\"input_tokens\":{tokens}}}")
                 })
-            })),
+            }),
         };
         let (model, needs) = (chat.model.into_owned(), Needs::default());
         let request = Request::new(model, task, needs);

@@ -74,12 +74,11 @@ pub(crate) enum Reading {
     /// All that is to be known.
     Read(Box<Request>),
     /// The answer to the question is needed first; it is the next argument. `model` is whose engine is to be asked.
-    Asks {
-        model: String,
-        question: Question,
-        then: Box<dyn FnOnce(&[u8]) -> Result<Reading, Error>>,
-    },
+    Asks { model: String, question: Question, then: Then },
 }
+
+/// What an answer leads to.
+pub(crate) type Then = Box<dyn FnOnce(&[u8]) -> Result<Reading, Error>>;
 
 /// A request in the engine's words.
 pub(crate) struct Request {
@@ -126,13 +125,16 @@ pub(crate) enum Task {
     /// Have the engine answer with a document, at a path with that mode.
     Document { mode: Mode, path: &'static str, aside: bool, body: Vec<u8>, encode: Encode },
     /// Have the model loaded; the document is the answer.
-    Load { mode: Mode, answer: Box<dyn FnOnce(&Start) -> Vec<u8>> },
+    Load { mode: Mode, answer: Loaded },
     /// Have it unloaded; the document is the answer.
     Unload { answer: Vec<u8> },
 }
 
+/// Says that a model is loaded.
+pub(crate) type Loaded = Box<dyn FnOnce(&Start) -> Vec<u8>>;
+
 /// Says an engine's document in a client's words.
-pub(crate) struct Encode(pub(crate) Box<dyn FnOnce(&[u8], &Start) -> Result<Vec<u8>, Error>>);
+pub(crate) type Encode = Box<dyn FnOnce(&[u8], &Start) -> Result<Vec<u8>, Error>>;
 
 /// What a request needs of the runner that answers it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -1,6 +1,6 @@
 use http::Method;
 
-use super::{Content, Endpoint, Mode, Takes, Target, classify, clean};
+use super::{Content, Endpoint, Foreign, Mode, Takes, Target, classify, clean};
 
 fn endpoint<'a>(method: &Method, path: &'a str) -> Endpoint<'a> {
     classify(method, path, &["llama.cpp".to_owned()])
@@ -27,7 +27,6 @@ fn every_alias_reaches_the_same_engine_path() {
         ("apply-template", "/apply-template"),
         ("infill", "/infill"),
         ("chat/completions/input_tokens", "/v1/chat/completions/input_tokens"),
-        ("responses/input_tokens", "/v1/responses/input_tokens"),
     ] {
         for prefix in ["", "/engines", "/engines/llama.cpp"] {
             for version in ["", "/v1"] {
@@ -66,7 +65,7 @@ fn modes_follow_the_path() {
 
 #[test]
 fn only_what_the_model_works_on_takes_a_slot() {
-    for path in ["/tokenize", "/detokenize", "/apply-template", "/v1/responses/input_tokens"] {
+    for path in ["/tokenize", "/detokenize", "/apply-template"] {
         assert_ne!(target(path).takes, Takes::Slot, "{path}");
         assert!(!target(path).streams());
     }
@@ -143,4 +142,30 @@ fn double_slashes_are_cleaned_and_other_paths_are_left_alone() {
     assert_eq!(clean("/a//b/../c/./d/"), "/a/c/d");
     assert_eq!(clean("/models/a/../b"), "/models/a/../b");
     assert_eq!(clean("//"), "/");
+}
+
+#[test]
+fn other_dialects_are_known_by_their_paths() {
+    for (path, foreign) in [
+        ("/v1/messages", Foreign::Messages),
+        ("/anthropic/v1/messages", Foreign::Messages),
+        ("/engines/llama.cpp/v1/messages", Foreign::Messages),
+        ("/anthropic/v1/messages/count_tokens", Foreign::CountTokens),
+        ("/v1/responses", Foreign::Responses),
+        ("/responses", Foreign::Responses),
+        ("/engines/responses", Foreign::Responses),
+        ("/engines/llama.cpp/v1/responses", Foreign::Responses),
+        ("/v1/responses/input_tokens", Foreign::ResponsesTokens),
+        ("/api/chat", Foreign::OllamaChat),
+        ("/api/generate", Foreign::OllamaGenerate),
+        ("/api/embed", Foreign::OllamaEmbed),
+        ("/api/embeddings", Foreign::OllamaEmbeddings),
+    ] {
+        assert_eq!(target(path).content, Content::Foreign(foreign), "{path}");
+    }
+    let cancel = |path| matches!(endpoint(&Method::POST, path), Endpoint::CancelResponse("resp_1"));
+    assert!(cancel("/v1/responses/resp_1/cancel") && cancel("/engines/responses/resp_1/cancel"));
+    for path in ["/messages", "/v1/responses/resp_1", "/api/tags", "/engines/api/chat"] {
+        assert_eq!(endpoint(&Method::POST, path), Endpoint::Management, "{path}");
+    }
 }

@@ -14,7 +14,7 @@ use crate::assemble::Wishes;
 use crate::control;
 use crate::dialect::Dialect;
 use crate::dialect::translation::{
-    Answering, Background, Encode, Place, Question, Reading, Request, Retry, Start, Task,
+    Answering, Background, Encode, Loaded, Place, Question, Reading, Request, Retry, Start, Task,
     Translation,
 };
 use crate::endpoint::{Content, Takes, Target};
@@ -38,7 +38,7 @@ pub(super) struct Voice {
 enum Kind {
     Speech(Translation),
     Document(Encode),
-    Loaded(Box<dyn FnOnce(&Start) -> Vec<u8>>),
+    Loaded(Loaded),
 }
 
 /// Have the request say what the engine is to be asked; `Err` in `Ok` is an answer that takes no engine.
@@ -177,9 +177,7 @@ impl Kind {
         let start = Start { load: asked.load.get(), request_id: asked.ticket.id().clone() };
         match self {
             Self::Loaded(answer) => Ok(document(answer(&start))),
-            Self::Document(Encode(encode)) => {
-                Ok(document(encode(&collect(response).await?, &start)?))
-            }
+            Self::Document(encode) => Ok(document(encode(&collect(response).await?, &start)?)),
             Self::Speech(_) if asked.is_preload() => Ok(response),
             Self::Speech(mut translation) => {
                 translation.start(&start);

@@ -197,11 +197,11 @@ pub(super) fn rendered(
     rest: impl Fn(&str) -> String + 'static,
 ) -> Reading {
     let said = quoted(&model);
-    let encode = Encode(Box::new(move |answer, _| {
+    let encode: Encode = Box::new(move |answer, _| {
         let prompt = Fields::of(answer, "").ok().and_then(|answer| answer.json("prompt"));
         let rest = rest(prompt.map_or("\"\"", RawValue::get));
         Ok(format!("{{\"model\":{said},\"created_at\":\"{}\",{rest}}}", now()).into_bytes())
-    }));
+    });
     let (mode, path) = (Mode::Completion, "/apply-template");
     let task = Task::Document { mode, path, aside: true, body, encode };
     let needs = crate::dialect::translation::Needs::default();

@@ -64,7 +64,7 @@ pub(super) fn read(body: &Bytes) -> Result<Reading, Error> {
         return Ok(idle(model, options.needs, answer));
     }
     let inputs = inputs.into_iter().map(Input::Text).collect();
-    let encode = Encode(Box::new(move |answer, start| {
+    let encode: Encode = Box::new(move |answer, start| {
         let answered = vectors(answer)?;
         let embeddings: Vec<_> =
             answered.data.into_iter().map(|it| cut(it.embedding, dimensions)).collect();
@@ -76,7 +76,7 @@ pub(super) fn read(body: &Bytes) -> Result<Reading, Error> {
         });
         let rest = answer.to_string();
         Ok(format!("{{\"model\":{said},{}", rest.trim_start_matches('{')).into_bytes())
-    }));
+    });
     let retry = match fields.flag("truncate", "")? {
         Some(false) => Some(refusal()),
         _ => Some(cutting(body.clone())),
@@ -90,11 +90,11 @@ pub(super) fn read_one(body: &Bytes) -> Result<Reading, Error> {
     let Some(prompt) = fields.text("prompt", "")?.filter(|prompt| !prompt.is_empty()) else {
         return Ok(idle(model, options.needs, b"{\"embedding\":[]}".to_vec()));
     };
-    let encode = Encode(Box::new(|answer, _| {
+    let encode: Encode = Box::new(|answer, _| {
         let vector = vectors(answer)?.data.into_iter().next();
         let embedding = vector.map(|vector| vector.embedding).unwrap_or_default();
         Ok(json!({ "embedding": embedding }).to_string().into_bytes())
-    }));
+    });
     ask(model, vec![Input::Text(prompt)], options.needs, encode, Some(refusal()))
 }
 

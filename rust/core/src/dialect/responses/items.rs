@@ -109,18 +109,17 @@ fn result<'a>(item: &Fields<'a>, path: &str) -> Result<Message<'a>, Error> {
     let id = id.ok_or_else(|| invalid(&join(path, "call_id"), "must be a string"))?;
     let path = join(path, "output");
     let raw = item.raw("output").ok_or_else(|| invalid(&path, "must be a string or an array"))?;
-    let output = match text(raw) {
-        Some(output) => output,
-        None => {
-            let mut texts = Vec::new();
-            for (place, raw) in elements(raw).enumerate() {
-                match part(raw, &format!("{path}.{place}"))? {
-                    Part::Text { text } => texts.push(text),
-                    _ => return Err(invalid(&path, "a tool can answer with text only")),
-                }
+    let output = if let Some(output) = text(raw) {
+        output
+    } else {
+        let mut texts = Vec::new();
+        for (place, raw) in elements(raw).enumerate() {
+            match part(raw, &format!("{path}.{place}"))? {
+                Part::Text { text } => texts.push(text),
+                _ => return Err(invalid(&path, "a tool can answer with text only")),
             }
-            Cow::Owned(texts.join("\n"))
         }
+        Cow::Owned(texts.join("\n"))
     };
     Ok(Message { tool_call_id: Some(id), ..Message::text("tool", output) })
 }
