@@ -9,6 +9,7 @@ ModelRunnerError
 │   ├── PreviousResponseUnfinished  a conversation cannot go on from what is still being said
 │   ├── InvalidArchive          a tar archive that is damaged, or holds no model or several
 │   ├── MediaNotFetched         an image that a request names by its address cannot be had
+│   ├── InvalidTemplate         a chat template that cannot be read, converted or rendered
 │   ├── RequestTooLarge         a body that is larger than any that makes sense there
 │   ├── UnsupportedModel        an artifact or file that is not a model we can run
 │   └── WrongMode               a model that does something else than what it was asked for
@@ -134,6 +135,13 @@ class InvalidArchive(InvalidRequest):
 
     code = "invalid_archive"
     exit_code = 1
+
+
+class InvalidTemplate(InvalidRequest):
+    """A chat template that cannot be read, converted or rendered."""
+
+    code = "invalid_template"
+    param = "template"
 
 
 class MediaNotFetched(InvalidRequest):
