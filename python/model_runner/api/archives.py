@@ -20,7 +20,7 @@ from model_runner.packaging import Archive, Loading, check_tag
 from model_runner.store import gojson
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from model_runner.store import Model, Store
 
@@ -108,21 +108,30 @@ def _asked_tags(store: Store, model: Model, name: str) -> list[str]:
 
 
 async def _load(request: Request, store: Store, tags: list[str] | None) -> Model:
-    """Read, hash and write while the next bytes arrive."""
     loading = await asyncio.to_thread(Loading, store, tags)
+    try:
+        await feed(request, loading.feed)
+        return await asyncio.to_thread(loading.finish)
+    finally:
+        await asyncio.to_thread(loading.close)
+
+
+async def feed(request: Request, take: Callable[[bytearray], None]) -> None:
+    """Give a body away in pieces, each in a thread, where it is hashed and written.
+
+    Meanwhile the next one arrives. When this ends, no thread is at work any more.
+    """
     feeding: asyncio.Future[None] | None = None
     try:
         async for batch in _batches(request):
             if feeding:
                 await feeding
-            feeding = asyncio.ensure_future(asyncio.to_thread(loading.feed, batch))
+            feeding = asyncio.ensure_future(asyncio.to_thread(take, batch))
         if feeding:
             await feeding
-        return await asyncio.to_thread(loading.finish)
     finally:
         if feeding:
             await asyncio.gather(feeding, return_exceptions=True)
-        await asyncio.to_thread(loading.close)
 
 
 async def _batches(request: Request) -> AsyncIterator[bytearray]:

@@ -13,6 +13,7 @@ from model_runner.packaging.artifact import (
     write,
 )
 from model_runner.packaging.build import Weights, package_weights
+from model_runner.packaging.creation import Order, create_from_files, create_from_model
 from model_runner.packaging.dduf import dduf_config, describe_dduf, package_dduf
 from model_runner.packaging.directory import package_directory
 from model_runner.packaging.export import Archive
@@ -28,11 +29,14 @@ __all__ = [
     "Archive",
     "Extras",
     "Loading",
+    "Order",
     "Package",
     "SourceFile",
     "Weights",
     "annotations_of_file",
     "check_tag",
+    "create_from_files",
+    "create_from_model",
     "dduf_config",
     "describe_dduf",
     "describe_gguf",

@@ -157,13 +157,18 @@ def _describe(directory: Path, files: Sequence[SourceFile]) -> ModelConfig:
             hint="hidden files and those that were left out do not count",
         )
     if first.media_type == manifests.SAFETENSORS:
-        return _describe_safetensors(files)
+        return describe_safetensors_files(files)
     if first.media_type == manifests.DDUF:
         return describe_dduf(first.path)
     return describe_gguf(shards(first.path))
 
 
-def _describe_safetensors(files: Sequence[SourceFile]) -> ModelConfig:
+def describe_safetensors_files(files: Sequence[SourceFile]) -> ModelConfig:
+    """What a package says about the safetensors model among these files.
+
+    Raises:
+        UnsupportedModel: The weights are damaged.
+    """
     weights = [file for file in files if file.media_type == manifests.SAFETENSORS]
     paths = {file.name: file.path for file in files}
     beside = (posixpath.join(posixpath.dirname(file.name), "config.json") for file in weights)

@@ -44,6 +44,7 @@ class Extras:
             the same bytes have the same ID, wherever and whenever they are made.
         annotations: Of the manifest.
         report: Told while files are copied.
+        stored: Which of these files are blobs of the store, each with the name that it is to have.
     """
 
     licenses: Sequence[Path] = ()
@@ -56,6 +57,7 @@ class Extras:
     source_date_epoch: int | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     report: Report | None = None
+    stored: Mapping[Path, str] = field(default_factory=dict)
 
     def check(self, model: ModelConfig) -> None:
         """Look at all of it, before gigabytes are copied.
@@ -101,9 +103,7 @@ class Extras:
             (manifests.LORA, self.adapters),
         )
         files = [
-            SourceFile(path, kind, path_in_directory(kind, path.name) if by_path else path.name)
-            for kind, paths in kinds
-            for path in paths
+            self._source(path, kind, by_path=by_path) for kind, paths in kinds for path in paths
         ]
         for name, count in Counter(file.name for file in files).items():
             if count > 1:
@@ -111,6 +111,12 @@ class Extras:
                     f"{count} of the files are called `{name}`", hint="rename all but one of them"
                 )
         return files
+
+    def _source(self, path: Path, kind: str, *, by_path: bool) -> SourceFile:
+        name = self.stored.get(path, path.name)
+        digest = f"sha256:{path.name}" if path in self.stored else None
+        shown = path_in_directory(kind, name) if by_path else name
+        return SourceFile(path, kind, shown, digest=digest)
 
 
 def check_context(size: int | None) -> None:

@@ -6,6 +6,7 @@ Everything here blocks on the disk and is safe to call from any thread; from an 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from dataclasses import replace
@@ -37,6 +38,7 @@ from model_runner.store.models import (
 )
 from model_runner.store.pruning import Pruned, PruneOptions, Pruning
 from model_runner.store.purging import purge
+from model_runner.store.uploads import Uploads
 from model_runner.store.usage import ModelUsage, Usage, measure
 from model_runner.store.verification import Finding, Step, Verification
 from model_runner.store.writers import Writers
@@ -90,6 +92,7 @@ class Store:
     Attributes:
         root: The directory.
         blobs: Its content-addressed files.
+        uploads: Which of them were sent for a model that is yet to be made.
         default_registry: The registry of names that leave it out.
     """
 
@@ -101,6 +104,7 @@ class Store:
         self.default_registry = default_registry
         self._index = Index(layout, default_registry)
         self._bundles = BundleStore(layout, self.blobs)
+        self.uploads = Uploads(layout, self.prune)
         self._scratch = BundleStore(Layout(scratch), self.blobs) if scratch else None
         # Manifests and configurations are named by digest: once read, they cannot change.
         self._contents: dict[str, tuple[Manifest, ConfigFile]] = {}
@@ -129,6 +133,8 @@ class Store:
         store = cls(layout, default_registry, scratch)
         store._index.create()
         store._sweep_bundles()
+        with contextlib.suppress(StoreError):  # a store that may only be read
+            store.uploads.prune()
         return store
 
     def generation(self) -> int:

@@ -42,6 +42,11 @@ class IncomingBlob:
             while piece:
                 piece = piece[self._file.write(piece) :]
 
+    @property
+    def found(self) -> str:
+        """The digest of what has come so far."""
+        return f"sha256:{self._hasher.hexdigest()}"
+
     def commit(self) -> None:
         """All bytes are there: make them the blob.
 
@@ -49,7 +54,7 @@ class IncomingBlob:
             DigestMismatch: They are others than the digest says; they are gone then.
             StoreError: The disk refused.
         """
-        found = f"sha256:{self._hasher.hexdigest()}"
+        found = self.found
         if found != self._digest:
             self.discard()
             raise DigestMismatch(

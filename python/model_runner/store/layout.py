@@ -1,7 +1,8 @@
 """Where things are in the store, and bringing a directory into that state.
 
 The layout is Docker Model Runner's (version 1.0.0), so that either program reads what the other
-wrote. The additions are `.locks/`, `.quarantine/` and `.ranges/`, which Docker's tools ignore.
+wrote. The additions are `.locks/`, `.quarantine/`, `.ranges/` and `.uploads/`, which Docker's tools
+ignore.
 """
 
 from __future__ import annotations
@@ -77,6 +78,11 @@ class Layout:
     def ranges(self) -> Path:
         """What is known of the parts of blobs, in files that are named like them."""
         return self.root / ".ranges"
+
+    @property
+    def uploads(self) -> Path:
+        """Empty files, named like the blobs that were sent for a model that is yet to be made."""
+        return self.root / ".uploads"
 
     def lock(self, name: str) -> FileLock:
         """A lock against other threads and processes; each call gives a fresh one.
@@ -166,6 +172,7 @@ def _refuse_what_is_no_store(layout: Layout) -> None:
         layout.locks.name,
         layout.quarantine.name,
         layout.ranges.name,
+        layout.uploads.name,
         *_HARMLESS,
     }
     strangers = sorted(

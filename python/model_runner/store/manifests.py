@@ -61,7 +61,7 @@ FILEPATH: Final = "org.cncf.model.filepath"
 # Ours, on the manifest: the context that somebody chose. The CNCF's configuration has no field for
 # it, and Docker's does not tell a chosen one from what the model was trained for.
 CONTEXT_SIZE: Final = "model-runner.context-size"
-# Ours too: what a Modelfile said, as JSON: parameters, system, template, messages, from, license.
+# Ours too: what a Modelfile said, as JSON: parameters, system, template, messages, from.
 MODELFILE: Final = "dev.model-runner.modelfile"
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

@@ -45,12 +45,14 @@ class PruneOptions:
             this alone protects what one of them is writing.
         dry_run: Only find out.
         in_use: IDs of models that are loaded.
+        only: Digests of blobs, if nothing else may go.
     """
 
     dangling: bool = False
     grace: float = 3600.0
     dry_run: bool = False
     in_use: Collection[str] = ()
+    only: Collection[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class Pruning:
                 Pruned(leftover.kind, leftover.name, size, reason)
                 for (leftover, reason), size in zip(kept, sizes, strict=True)
             ]
-            if not options.dry_run:
+            if not options.dry_run and options.only is None:
                 self._remove_idle_locks()
                 self._remove_idle_ranges()
             return results
@@ -133,7 +135,10 @@ class Pruning:
         entries = self._index.snapshot().entries
         if options.dangling:
             yield from self._dangling(entries)
-        yield from leftovers(self._layout, self._known(entries))
+        for leftover in leftovers(self._layout, self._known(entries)):
+            chosen = leftover.kind == "blob" and leftover.name in (options.only or ())
+            if options.only is None or chosen:
+                yield leftover
 
     def _dangling(self, entries: Sequence[Entry]) -> Iterator[Leftover]:
         named = [entry for entry in entries if entry.tags]

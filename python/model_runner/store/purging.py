@@ -50,7 +50,10 @@ def _take_away(layout: Layout) -> list[Path]:
     """Move everything out of its place in no time; where it is now."""
     trash = Path(tempfile.mkdtemp(prefix="purge.tmp-", dir=layout.root))
     old = [path for path in layout.root.iterdir() if is_temporary(path.name)]
-    known = (layout.blobs, layout.manifests, layout.bundles, layout.quarantine, layout.ranges)
+    known = (
+        *(layout.blobs, layout.manifests, layout.bundles),
+        *(layout.quarantine, layout.ranges, layout.uploads),
+    )
     for directory in known:
         if directory.is_dir():
             old += _move(directory, trash / "-".join(directory.relative_to(layout.root).parts))

@@ -6,7 +6,17 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from model_runner.api.ollama import account, copying, listing, running, server, show, transfers
+from model_runner.api.ollama import (
+    account,
+    blobs,
+    copying,
+    create,
+    listing,
+    running,
+    server,
+    show,
+    transfers,
+)
 from model_runner.api.ollama.messages import ErrorView
 
 __all__ = ["ERRORS", "router"]
@@ -16,5 +26,5 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 router = APIRouter(prefix="/api", tags=["ollama"])
-for _family in (server, account, listing, running, show, copying, transfers):
+for _family in (server, account, listing, running, show, copying, transfers, blobs, create):
     router.include_router(_family.router)

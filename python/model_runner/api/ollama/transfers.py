@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from model_runner.api.ollama.steps import Report
     from model_runner.errors import ModelRunnerError
     from model_runner.registry import Progress
-    from model_runner.store import Descriptor
+    from model_runner.store import Descriptor, Model
 
 router = APIRouter()
 
@@ -54,15 +54,11 @@ async def pull_model(request: Request, services: Used) -> Response:
     _check(services, name)
 
     async def pull(report: Report) -> None:
-        report(StepView(status="pulling manifest"))
-        layers = _Layers("pulling", report)
-        model = await services.registry.pull(name, insecure=wanted.insecure, report=layers)
-        layers.complete(model.manifest.layers)
-        await services.scheduler.refresh()
+        await fetch(services, name, report, insecure=wanted.insecure)
         report(StepView(status="verifying sha256 digest"))
         report(StepView(status="writing manifest"))
 
-    return await steps_response(request, pull, stream=wanted.stream, word=_pull_word)
+    return await steps_response(request, pull, stream=wanted.stream, word=pull_word)
 
 
 @router.post(
@@ -91,6 +87,16 @@ async def push_model(request: Request, services: Used) -> Response:
         report(StepView(status="pushing manifest"))
 
     return await steps_response(request, push, stream=wanted.stream)
+
+
+async def fetch(services: Services, name: str, report: Report, *, insecure: bool = False) -> Model:
+    """Pull a model, and tell each step but the last ones."""
+    report(StepView(status="pulling manifest"))
+    layers = _Layers("pulling", report)
+    model = await services.registry.pull(name, insecure=insecure, report=layers)
+    layers.complete(model.manifest.layers)
+    await services.scheduler.refresh()
+    return model
 
 
 class _Layers:
@@ -137,7 +143,7 @@ def _check(services: Services, name: str) -> None:
         raise naming.invalid(error) from error
 
 
-def _pull_word(error: ModelRunnerError) -> str:
+def pull_word(error: ModelRunnerError) -> str:
     """The error of a pull, in words of which the CLI knows some."""
     if isinstance(error, RemoteModelNotFound):
         return "pull model manifest: file does not exist"

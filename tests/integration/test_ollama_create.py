@@ -1,0 +1,115 @@
+"""Models made in Ollama's way: what a Modelfile says holds in every dialect, in a real engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from support.server import add_model, running_server
+from support.tiny_gguf import SCRIPT, tiny_random, tiny_script
+
+GO_TEMPLATE = """{{ if .System }}<<{{ .System }}>>
+{{ end }}{{ if .Prompt }}[{{ .Prompt }}]
+{{ end }}answer: {{ .Response }};
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("create")
+    add_model(directory, "ai/base")
+    with running_server(directory) as running:
+        yield running
+
+
+def blob(server, path):
+    content = path.read_bytes()
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    answer = server.request(f"/api/blobs/{digest}", content)
+    assert answer.status in {200, 201}, answer.text
+    return digest
+
+
+def create(server, **fields):
+    answer = server.request("/api/create", fields)
+    assert answer.status == 200, answer.text
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert lines[-1] == {"status": "success"}, answer.text
+    return [line["status"] for line in lines]
+
+
+def prompt(server, model, *messages):
+    body = {"model": model, "messages": [{"role": r, "content": c} for r, c in messages]}
+    answer = server.request("/apply-template", body)
+    assert answer.status == 200, answer.text
+    return answer.json()["prompt"]
+
+
+def test_what_a_modelfile_says_holds_in_openais_dialect(server, tmp_path):
+    create(
+        server,
+        model="pirate",
+        files={"tiny.gguf": blob(server, tiny_script(tmp_path / "tiny.gguf"))},
+        template=GO_TEMPLATE,
+        system="You're a {{ pirate }}.",
+        messages=[
+            {"role": "user", "content": "Who?"},
+            {"role": "assistant", "content": "Me\n'n you"},
+        ],
+        parameters={"num_ctx": 512, "stop": ["end"], "temperature": 0},
+    )
+    assert prompt(server, "pirate", ("user", "Hi")) == (
+        "<<You're a {{ pirate }}.>>\n[Who?]\nanswer: Me\n'n you;\n[Hi]\nanswer: "
+    )
+    assert prompt(server, "pirate", ("system", "Be you."), ("user", "Hi")).startswith("<<Be you.>>")
+    answer = server.chat("pirate")
+    assert answer.json()["choices"][0]["message"]["content"].strip().startswith(SCRIPT[:20])
+    tokens = answer.json()["usage"]["prompt_tokens"]
+    assert tokens > server.chat("ai/base").json()["usage"]["prompt_tokens"]
+    long = server.chat("pirate", messages=[{"role": "user", "content": "the " * 600}])
+    assert long.status == 400, long.text
+    assert "context" in long.text
+
+
+def test_a_model_made_of_another_keeps_its_template_and_adds_to_it(server):
+    base = prompt(server, "ai/base", ("system", "Terse."), ("user", "Hi"))
+    statuses = create(server, model="terse", **{"from": "ai/base"}, system="Terse.")
+    assert statuses[-2] == "writing manifest"
+    assert sum(status.startswith("using existing layer sha256:") for status in statuses) == 1
+    assert prompt(server, "terse", ("user", "Hi")) == base
+    create(server, model="terser", **{"from": "terse"}, messages=[{"role": "user", "content": "Q"}])
+    assert prompt(server, "terser", ("user", "Hi")) == base.replace(
+        "user\nHi", "user\nQ<|im_end|>\n<|im_start|>user\nHi"
+    )
+    create(server, model="terser", **{"from": "terser"}, system="Loud.")
+    assert "Terse." not in prompt(server, "terser", ("user", "Hi"))
+    assert "Loud." in prompt(server, "terser", ("user", "Hi"))
+
+
+def test_shards_and_a_jinja_template(server, tmp_path):
+    first = tiny_random(tmp_path / "random.gguf", shards=2)
+    files = {path.name: blob(server, path) for path in first.parent.glob("*-of-00002.gguf")}
+    jinja = "{% for m in messages %}({{ m.role }}: {{ m.content }}){% endfor %}"
+    create(server, model="sharded:v1", files=files, template=jinja, system="S")
+    assert prompt(server, "sharded:v1", ("user", "Hi")) == "(system: S)(user: Hi)"
+    assert server.chat("sharded:v1", max_tokens=4).status == 200
+
+
+def test_a_large_file_passes_the_data_plane_and_is_not_asked_for_again(server, tmp_path):
+    content = bytes(range(256)) * (100 << 12)  # 100 MiB: more than other bodies may have
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    connection = server.connect()
+    pieces = (content[at : at + (1 << 20)] for at in range(0, len(content), 1 << 20))
+    connection.request(
+        "POST",
+        f"/api/blobs/{digest}",
+        pieces,
+        encode_chunked=True,
+        headers={"Transfer-Encoding": "chunked"},
+    )
+    assert connection.getresponse().status == 201
+    connection.close()
+    assert server.request(f"/api/blobs/{digest}", method="HEAD").status == 200
+    assert server.request(f"/api/blobs/{digest}", b"", method="POST").status == 200
