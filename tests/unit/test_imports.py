@@ -9,9 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from model_runner.cli import main
+from model_runner.formats.rendering import render
 from model_runner.store import Store, manifests
+from model_runner.store.modelfile import Modelfile
 from support.neighbours import hub_cache, ollama_model
-from support.tiny_gguf import tiny_random, tiny_script
+from support.tiny_gguf import tiny_random, tiny_script, tiny_spoken
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +73,50 @@ def test_a_model_of_ollama_is_linked(home, gguf):
     result = succeed("ollama:llama3.2:3b")
     assert "Imported ollama:llama3.2:3b as llama3.2:3b" in result.stdout
     assert "linked: it takes no room of its own" in result.stdout
-    assert "its parameters are not taken: stop, temperature" in result.stderr
-    assert "its system prompt is not taken" in result.stderr
+    assert result.stderr == ""
     model = model_of(home, "llama3.2:3b")
     assert [layer.media_type for layer in model.manifest.layers] == [
         manifests.GGUF,
         manifests.LICENSE,
+        manifests.CHAT_TEMPLATE,
     ]
+    assert Modelfile.of(model.manifest) == Modelfile(
+        system="You are a pirate.",
+        parameters={"num_ctx": 2048, "stop": ["<end>"], "temperature": 0.2},
+    )
+    assert "<|im_start|>system\nYou are a pirate.<|im_end|>" in rendered(home, "llama3.2:3b")
     assert model.config.context_size == 2048
     assert blob_of(home, "llama3.2:3b").samefile(files["model"])
     files["model"].unlink()  # as `ollama rm` does
     assert blob_of(home, "llama3.2:3b").read_bytes() == gguf[0]
+
+
+def rendered(home, name):
+    """What the template that goes along makes of a question."""
+    number = [layer.media_type for layer in model_of(home, name).manifest.layers].index(
+        manifests.CHAT_TEMPLATE
+    )
+    template = blob_of(home, name, number).read_text()
+    return render(template, {"messages": [{"role": "user", "content": "Hi"}]})
+
+
+def test_a_template_of_ollama_is_taken_where_the_file_has_none(home, tmp_path):
+    plain = tiny_spoken(tmp_path / "plain.gguf", ["\u2581Yes"], chat_template="").read_bytes()
+    messages = json.dumps(
+        [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I"}]
+    )
+    said = {"system": b"S", "messages": messages.encode()}
+    good = {"model": plain, **said, "template": b"{{ .System }}[{{ .Prompt }}]{{ .Response }};"}
+    root = home / ".ollama/models"
+    ollama_model(root, "registry.ollama.ai/library/good/latest", good)
+    assert succeed("ollama:good").stderr == ""
+    assert rendered(home, "good") == "S[Who?]I;[Hi]"
+    bad = {"model": plain, **said, "template": b"{{ .System }}{{ nonsense }}"}
+    ollama_model(root, "registry.ollama.ai/library/bad/latest", bad)
+    assert "the template calls `nonsense`" in succeed("ollama:bad").stderr
+    assert rendered(home, "bad").startswith(
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nWho?"
+    )
 
 
 def test_importing_again_changes_nothing(home, gguf):

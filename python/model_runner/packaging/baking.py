@@ -74,6 +74,15 @@ def in_jinja(template: str) -> str:
     return jinja
 
 
+def written(template: str | None, directory: Path) -> Path | None:
+    """A template as a file that can be packaged; None if there is none."""
+    if template is None:
+        return None
+    path = directory / "template.jinja"
+    path.write_bytes(template.encode())
+    return path
+
+
 def bare(template: str) -> str:
     """A template without what was put before it."""
     return template.partition(_END)[2] if template.startswith(_BEGIN) else template

@@ -148,13 +148,9 @@ def create_from_files(store: Store, tag: str, order: Order) -> Model:
 
 def _extras(record: Modelfile, template: str | None, order: Order, directory: Path) -> Extras:
     """What goes along, as far as it is text."""
-    path = None
-    if template is not None:
-        path = directory / "template.jinja"
-        path.write_text(template, encoding="utf-8", newline="")
     return Extras(
         licenses=[_license(text, directory) for text in dict.fromkeys(order.said.license)],
-        chat_template=path,
+        chat_template=baking.written(template, directory),
         annotations={manifests.MODELFILE: record.encode()},
     )
 

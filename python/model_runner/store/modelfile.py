@@ -36,7 +36,7 @@ class Modelfile:
         system: The system prompt.
         parameters: Ollama's names and values, also such as mean nothing to us.
         messages: What comes before the messages of each request.
-        license: Texts.
+        license: Texts. In a package they are layers, and not kept here once more.
     """
 
     source: str = ""
@@ -66,11 +66,10 @@ class Modelfile:
                 for item in _list(content.get("messages"))
                 if isinstance(item, dict)
             ),
-            license=tuple(filter(None, map(_text, _list(content.get("license"))))),
         )
 
     def merged(self, given: Modelfile) -> Modelfile:
-        """This one, changed: what is given replaces, parameters are merged, licences appended."""
+        """This one, changed: what is given replaces, parameters are merged."""
         return replace(
             self,
             source=given.source or self.source,
@@ -78,7 +77,7 @@ class Modelfile:
             system=given.system or self.system,
             parameters={**self.parameters, **given.parameters},
             messages=given.messages or self.messages,
-            license=tuple(dict.fromkeys((*self.license, *given.license))),
+            license=given.license,
         )
 
     def encode(self) -> str:
@@ -89,7 +88,6 @@ class Modelfile:
             "system": self.system,
             "parameters": dict(self.parameters),
             "messages": [{"role": item.role, "content": item.content} for item in self.messages],
-            "license": list(self.license),
         }
         kept = {name: value for name, value in fields.items() if value}
         return json.dumps(kept, ensure_ascii=False, separators=(",", ":")) if kept else ""
@@ -100,4 +98,4 @@ def _text(value: object) -> str:
 
 
 def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else [value]
+    return value if isinstance(value, list) else []

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import re
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from model_runner.packaging import baking
 from model_runner.packaging.build import Weights, package_weights
 from model_runner.packaging.extras import Extras
 from model_runner.packaging.gguf import describe_gguf
 from model_runner.store import manifests
+from model_runner.store.modelfile import Modelfile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from model_runner.packaging.layers import Report, SourceFile
     from model_runner.store import Model, Store
@@ -36,6 +39,7 @@ class Found:
         files: Its GGUF files: weights in the order of their shards, then a projector.
         licenses: Texts that travel with the model.
         context_size: Tokens of context that its owner has chosen.
+        record: What its owner has said of it.
         notes: What a user should know of it, a phrase each.
     """
 
@@ -44,6 +48,7 @@ class Found:
     files: Sequence[SourceFile]
     licenses: Sequence[Path] = ()
     context_size: int | None = None
+    record: Modelfile = field(default_factory=Modelfile)
     notes: Sequence[str] = field(default=())
 
     @property
@@ -102,10 +107,14 @@ def import_found(store: Store, found: Found, tag: str, *, report: Report | None 
     """
     weights = [file for file in found.files if file.media_type == manifests.GGUF]
     config = describe_gguf([file.path for file in weights])
-    extras = Extras(
-        licenses=found.licenses,
-        context_size=found.context_size,
-        source_date_epoch=int(weights[0].path.stat().st_mtime),
-        report=report,
-    )
-    return package_weights(store, Weights(config, found.files), tag, extras)
+    template = baking.baked(found.record, baking.template_of_weights(weights[0].path))
+    with tempfile.TemporaryDirectory() as directory:
+        extras = Extras(
+            licenses=found.licenses,
+            chat_template=baking.written(template, Path(directory)),
+            context_size=found.context_size,
+            source_date_epoch=int(weights[0].path.stat().st_mtime),
+            annotations={manifests.MODELFILE: found.record.encode()},
+            report=report,
+        )
+        return package_weights(store, Weights(config, found.files), tag, extras)

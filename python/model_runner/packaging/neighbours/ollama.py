@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model_runner.errors import ModelNotFound, UnsupportedModel
+from model_runner.errors import InvalidTemplate, ModelNotFound, UnsupportedModel
 from model_runner.formats.gguf import read_header
+from model_runner.packaging import baking
 from model_runner.packaging.neighbours.choosing import source_file
 from model_runner.packaging.neighbours.found import Found
 from model_runner.store import manifests
 from model_runner.store.layout import is_digest
+from model_runner.store.modelfile import Message, Modelfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -30,10 +33,7 @@ _LAYERS = {
     "projector": manifests.PROJECTORS[0],
     "adapter": manifests.LORA,
 }
-_DROPPED = {
-    "system": "its system prompt is not taken: send one with each request",
-    "messages": "its example messages are not taken: send them with each request",
-}
+_SAID_AS_TEXT = ("template", "system")
 _MAX_DOCUMENT = 4 << 20
 
 
@@ -82,30 +82,54 @@ def _read(root: Path, path: Path, parts: tuple[str, str, str, str]) -> Found:
             f"`{shown}` holds no GGUF file",
             hint="it runs in Ollama's cloud or in its own engine only",
         )
-    params = [_json(_blob(root, digest, shown)) for kind, digest in layers if kind == "params"]
-    merged = {key: value for document in params for key, value in document.items()}
-    context = merged.pop("num_ctx", None)
-    notes = [text for kind, text in _DROPPED.items() if kind in kinds]
-    if merged:
-        notes.append(f"its parameters are not taken: {', '.join(sorted(merged))}")
+    record, notes = _record(root, layers, shown, files[0].path)
+    context = record.parameters.get("num_ctx")
     return Found(
         source=shown,
         name=_shown(*parts),
         files=files,
         licenses=[_blob(root, digest, shown) for kind, digest in layers if kind == "license"],
         context_size=context if isinstance(context, int) and context > 0 else None,
-        notes=[*notes, *_notes_on_template(files[0].path, has_own="template" in kinds)],
+        record=record,
+        notes=[*notes, *_notes_on_vision(files[0].path)],
     )
 
 
-def _notes_on_template(path: Path, *, has_own: bool) -> Iterator[str]:
-    """Ollama's templates are Go's, which llama.cpp cannot read; it uses that of the file."""
-    metadata = read_header(path).metadata
-    if has_own and "tokenizer.chat_template" not in metadata:
-        yield (
-            "the file has no chat template, and Ollama's is written in Go's language: "
+def _record(
+    root: Path, layers: Sequence[tuple[str, str]], shown: str, weights: Path
+) -> tuple[Modelfile, list[str]]:
+    """What is said of the model, and what of it cannot be taken.
+
+    The file's own template is used if it has one: llama.cpp knows its calls and thoughts.
+    """
+    texts = {
+        kind: _text(_blob(root, digest, shown)) for kind, digest in layers if kind in _SAID_AS_TEXT
+    }
+    documents = [_json(_blob(root, digest, shown)) for kind, digest in layers if kind == "params"]
+    messages = [
+        _messages(_blob(root, digest, shown)) for kind, digest in layers if kind == "messages"
+    ]
+    record = Modelfile(
+        template=texts.get("template", ""),
+        system=texts.get("system", ""),
+        parameters={key: value for document in documents for key, value in document.items()},
+        messages=tuple(message for found in messages for message in found),
+    )
+    if baking.template_of_weights(weights):
+        return replace(record, template=""), []
+    try:
+        baking.baked(record, None)
+    except InvalidTemplate as error:
+        note = (
+            f"the file has no chat template, and Ollama's cannot be taken: {error.message}; "
             "`package --from NAME --chat-template FILE` adds a Jinja template"
         )
+        return replace(record, template=""), [note]
+    return record, []
+
+
+def _notes_on_vision(path: Path) -> Iterator[str]:
+    metadata = read_header(path).metadata
     architecture = metadata.get("general.architecture")
     if any(key.startswith(f"{architecture}.vision.") for key in metadata):
         yield "its vision part is inside the file, where only Ollama's own engine reads it"
@@ -139,12 +163,31 @@ def _blob(root: Path, digest: str, shown: str) -> Path:
 
 
 def _json(path: Path) -> Mapping[str, object]:
+    content = _content(path)
+    return content if isinstance(content, dict) else {}
+
+
+def _messages(path: Path) -> list[Message]:
+    content = _content(path)
+    listed = (
+        [item for item in content if isinstance(item, dict)] if isinstance(content, list) else []
+    )
+    return [Message(str(item.get("role", "")), str(item.get("content", ""))) for item in listed]
+
+
+def _content(path: Path) -> object:
+    try:
+        return json.loads(_text(path))
+    except ValueError as error:
+        raise UnsupportedModel(f"`{path}` cannot be read: {error}") from error
+
+
+def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            content = json.loads(file.read(_MAX_DOCUMENT))
+            return file.read(_MAX_DOCUMENT).decode()
     except (OSError, ValueError) as error:
         raise UnsupportedModel(f"`{path}` cannot be read: {error}") from error
-    return content if isinstance(content, dict) else {}
 
 
 def _split(name: str) -> tuple[str, str, str, str]:
