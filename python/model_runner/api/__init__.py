@@ -19,6 +19,7 @@ from model_runner.api import (
     stored_responses,
     system,
     tags,
+    templates,
     upkeep,
 )
 from model_runner.api.paths import PathRules
@@ -44,7 +45,7 @@ def create_app(services: Services) -> FastAPI:
     application.state.services = services
     application.add_middleware(PathRules)
     errors.install(application)
-    families = (control, media, system, engines, openai)
+    families = (control, templates, media, system, engines, openai)
     application.include_router(ollama.router, responses=ollama.ERRORS)
     # The catch-all of `models` comes last.
     for router in (*families, push, repackage, tags, upkeep, archives, models):

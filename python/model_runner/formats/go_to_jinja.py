@@ -83,7 +83,7 @@ _KEPT = ("Thinking", "ToolCalls", "ToolName", "ToolCallID")
 _OF_GO = re.compile(
     r"\{\{(?:- )?\s*(?:[.$]|/\*|(?:if|range|with|end|else|template|define|block|json)\b)"
 )
-_OF_JINJA = re.compile(r"\{[{%#]")
+_OF_JINJA = re.compile(r"\{[%#]")
 _MAX_TEMPLATE = 1 << 20
 _MAX_JINJA = 4 << 20
 
@@ -132,7 +132,15 @@ def is_jinja(source: str) -> bool:
     >>> is_jinja("{% for m in messages %}{{ m.content }}{% endfor %}"), is_jinja("{{ .Prompt }}")
     (True, False)
     """
-    return not _OF_GO.search(source) and bool(_OF_JINJA.search(source))
+    if _OF_GO.search(source):
+        return False
+    if _OF_JINJA.search(source):
+        return True
+    try:
+        parse(source)
+    except InvalidTemplate:
+        return "{{" in source
+    return False
 
 
 def to_jinja(source: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from model_runner.errors import UnsupportedModel
-from model_runner.formats import rendering
 from model_runner.formats.gguf import read_header
 from model_runner.formats.go_functions import quoted
 from model_runner.formats.go_to_jinja import is_jinja, to_jinja
@@ -69,6 +68,9 @@ def in_jinja(template: str) -> str:
     Raises:
         InvalidTemplate: It is in neither, or cannot be converted.
     """
+    # Jinja takes some 50 ms to import, which a server spends only if it is asked for this.
+    from model_runner.formats import rendering
+
     jinja = template if is_jinja(template) else to_jinja(template)
     rendering.check(jinja)
     return jinja
