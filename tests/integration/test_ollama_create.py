@@ -97,19 +97,14 @@ def test_shards_and_a_jinja_template(server, tmp_path):
     assert server.chat("sharded:v1", max_tokens=4).status == 200
 
 
-def test_a_large_file_passes_the_data_plane_and_is_not_asked_for_again(server, tmp_path):
+def test_a_large_file_passes_the_data_plane_whether_or_not_it_is_here(server, tmp_path):
     content = bytes(range(256)) * (100 << 12)  # 100 MiB: more than other bodies may have
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    connection = server.connect()
-    pieces = (content[at : at + (1 << 20)] for at in range(0, len(content), 1 << 20))
-    connection.request(
-        "POST",
-        f"/api/blobs/{digest}",
-        pieces,
-        encode_chunked=True,
-        headers={"Transfer-Encoding": "chunked"},
-    )
-    assert connection.getresponse().status == 201
-    connection.close()
+    for status in (201, 200):
+        # Ollama's command sends without asking, in chunks, and gives up if it cannot go on.
+        connection = server.connect()
+        pieces = (content[at : at + (1 << 20)] for at in range(0, len(content), 1 << 20))
+        connection.request("POST", f"/api/blobs/{digest}", pieces, encode_chunked=True)
+        assert connection.getresponse().status == status
+        connection.close()
     assert server.request(f"/api/blobs/{digest}", method="HEAD").status == 200
-    assert server.request(f"/api/blobs/{digest}", b"", method="POST").status == 200

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from model_runner.api.archives import feed
 from model_runner.api.errors import Worded
 from model_runner.api.services import Services, services_of
-from model_runner.errors import DigestMismatch, DiskFull, InvalidRequest
+from model_runner.errors import DigestMismatch, DiskFull, InvalidRequest, ModelRunnerError
 from model_runner.store import disk_errors
 
 if TYPE_CHECKING:
@@ -37,28 +37,47 @@ async def has_blob(digest: str, services: Used) -> Response:
 @router.post(
     "/blobs/{digest}",
     status_code=201,
-    responses={200: {"description": "It is here already; nothing was read."}},
+    responses={200: {"description": "It is here already."}},
     openapi_extra={"requestBody": {"required": True, "content": _BYTES}},
 )
 async def add_blob(digest: str, request: Request, services: Used) -> Response:
     """Send a file for `/api/create`. If no model is made of it within an hour, it is removed."""
-    canonical = checked(digest)
-    store = services.store
-    await asyncio.to_thread(store.uploads.prune)
-    if await asyncio.to_thread(store.blobs.has, canonical):
-        return Response(status_code=200)
     size = int(request.headers.get("content-length") or 0)
-    incoming = await asyncio.to_thread(_Incoming, store, canonical, size)
+    try:
+        incoming = await asyncio.to_thread(_begin, services.store, digest, size)
+    except ModelRunnerError:
+        await _discard(request)
+        raise
+    if incoming is None:
+        await _discard(request)
+        return Response(status_code=200)
     try:
         await feed(request, incoming.write)
         await asyncio.to_thread(incoming.commit)
     except DigestMismatch as error:
         error.status = 400
-        text = f'digest mismatch, expected "{canonical}", got "{incoming.found}"'
+        text = f'digest mismatch, expected "{checked(digest)}", got "{incoming.found}"'
         raise Worded(error, text) from error
     finally:
         await asyncio.to_thread(incoming.close)
     return Response(status_code=201)
+
+
+async def _discard(request: Request) -> None:
+    """Read a body for nothing.
+
+    Ollama's command sends without asking first. If the connection were closed under it, it would
+    report a broken pipe, and never see the answer.
+    """
+    async for _ in request.stream():
+        pass
+
+
+def _begin(store: Store, digest: str, size: int) -> _Incoming | None:
+    """Make ready for a blob of at least this size; None if it is here."""
+    canonical = checked(digest)
+    store.uploads.prune()
+    return None if store.blobs.has(canonical) else _Incoming(store, canonical, size)
 
 
 def checked(digest: str) -> str:
