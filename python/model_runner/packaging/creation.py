@@ -26,7 +26,7 @@ from model_runner.packaging.layers import SourceFile
 from model_runner.packaging.layout import docker_type
 from model_runner.packaging.variant import package_variant
 from model_runner.store import manifests
-from model_runner.store.modelfile import Modelfile
+from model_runner.store.modelfile import NUM_CTX, Modelfile
 from model_runner.store.placement import safe_path
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from model_runner.store import Model, ModelConfig, Store
 
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
-_CONTEXT = "num_ctx"
 _ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -165,11 +164,11 @@ def _license(text: str, directory: Path) -> Path:
 
 def _context(said: Modelfile, config: ModelConfig) -> int | None:
     """The context that was chosen; not more than the model was trained for, as Ollama has it."""
-    size = said.parameters.get(_CONTEXT)
+    size = said.parameters.get(NUM_CTX)
     if size is None:
         return None
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise InvalidRequest(f"the parameter `{_CONTEXT}` is no number of tokens")
+        raise InvalidRequest(f"the parameter `{NUM_CTX}` is no number of tokens")
     return min(size, trained_context(config.gguf) or size)
 
 

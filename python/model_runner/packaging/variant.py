@@ -14,7 +14,8 @@ from model_runner.packaging.artifact import Package
 from model_runner.packaging.build import NO_EXTRAS, check_name, finish
 from model_runner.packaging.layers import ingest
 from model_runner.packaging.layout import with_layers
-from model_runner.store import disk_errors
+from model_runner.store import disk_errors, manifests
+from model_runner.store.modelfile import NUM_CTX, Modelfile
 
 if TYPE_CHECKING:
     from model_runner.packaging.extras import Extras
@@ -61,7 +62,19 @@ def _package(store: Store, source: str, tag: str, extras: Extras) -> Model:
         source_date_epoch=extras.source_date_epoch,
         report=extras.report,
     )
-    return finish(store, replace(package, layers=with_layers(package, added)), tag, extras)
+    changed = replace(package, layers=with_layers(package, added))
+    return finish(store, changed.annotated(_record(model, extras)), tag, extras)
+
+
+def _record(model: Model, extras: Extras) -> dict[str, str]:
+    """What was said of the model in Ollama's way, without what is not so any more."""
+    record = Modelfile.of(model.manifest)
+    if extras.chat_template:
+        record = replace(record, template="", system="", messages=())
+    if extras.context_size and NUM_CTX in record.parameters:
+        parameters = {**record.parameters, NUM_CTX: extras.context_size}
+        record = replace(record, parameters=parameters)
+    return {manifests.MODELFILE: record.encode()}
 
 
 def _opened(store: Store, model: Model) -> Package:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from model_runner.store.manifests import MODELFILE
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from model_runner.store.manifests import Manifest
+
+# The parameter that is the size of the context.
+NUM_CTX: Final = "num_ctx"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from model_runner.packaging.neighbours.choosing import source_file
 from model_runner.packaging.neighbours.found import Found
 from model_runner.store import manifests
 from model_runner.store.layout import is_digest
-from model_runner.store.modelfile import Message, Modelfile
+from model_runner.store.modelfile import NUM_CTX, Message, Modelfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -83,7 +83,7 @@ def _read(root: Path, path: Path, parts: tuple[str, str, str, str]) -> Found:
             hint="it runs in Ollama's cloud or in its own engine only",
         )
     record, notes = _record(root, layers, shown, files[0].path)
-    context = record.parameters.get("num_ctx")
+    context = record.parameters.get(NUM_CTX)
     return Found(
         source=shown,
         name=_shown(*parts),
