@@ -27,7 +27,7 @@ _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
-@router.head("/blobs/{digest}", responses={404: {"description": "It is not here."}})
+@router.head("/blobs/{digest}")
 async def has_blob(digest: str, services: Used) -> Response:
     """Whether a file is here."""
     here = await asyncio.to_thread(services.store.blobs.has, checked(digest))
