@@ -58,14 +58,14 @@ def test_what_a_modelfile_says_holds_in_openais_dialect(server, tmp_path):
             {"role": "user", "content": "Who?"},
             {"role": "assistant", "content": "Me\n'n you"},
         ],
-        parameters={"num_ctx": 512, "stop": ["end"], "temperature": 0},
+        parameters={"num_ctx": 512, "num_predict": 5, "temperature": 0},
     )
     assert prompt(server, "pirate", ("user", "Hi")) == (
         "<<You're a {{ pirate }}.>>\n[Who?]\nanswer: Me\n'n you;\n[Hi]\nanswer: "
     )
     assert prompt(server, "pirate", ("system", "Be you."), ("user", "Hi")).startswith("<<Be you.>>")
     answer = server.chat("pirate")
-    assert answer.json()["choices"][0]["message"]["content"].strip().startswith(SCRIPT[:20])
+    assert answer.json()["choices"][0]["message"]["content"].strip() == " ".join(SCRIPT.split()[:5])
     tokens = answer.json()["usage"]["prompt_tokens"]
     assert tokens > server.chat("ai/base").json()["usage"]["prompt_tokens"]
     long = server.chat("pirate", messages=[{"role": "user", "content": "the " * 600}])
