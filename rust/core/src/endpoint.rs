@@ -292,7 +292,8 @@ fn inside_engine(path: &str) -> Option<Inside<'_>> {
         return Some(Inside { backend: None, path: relative });
     };
     // No backend is called like an endpoint.
-    if rest.starts_with("v1/") || inference(rest, false).is_some() || absent(rest).is_some() {
+    let is_endpoint = inference(rest, false).is_some() || absent(rest).is_some();
+    if rest.starts_with("v1/") || rest.starts_with("responses/") || is_endpoint {
         return Some(Inside { backend: None, path: rest });
     }
     let (backend, rest) = rest.split_once('/')?;
