@@ -4,6 +4,7 @@ PYTHON ?= python3
 PEERS ?= here
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := tests/clients/node
 RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find rust -name '*.rs' -o -name Cargo.toml)
 
 .DEFAULT_GOAL := help
@@ -17,7 +18,7 @@ build: $(VENV)/.built ## Set up .venv with everything, and build the Rust extens
 run: build demo-model ## Fetch a small model if it is not there, then serve on 127.0.0.1:12434
 	@$(BIN)/model-runner serve
 
-test: $(VENV)/.tools build wheel ## Set everything up and pass all tests
+test: $(VENV)/.tools $(VENV)/.clients build wheel ## Set everything up and pass all tests
 	cargo test --workspace --quiet
 	$(BIN)/python -m pytest
 
@@ -44,7 +45,7 @@ wheel: $(VENV)/.wheel ## Build the wheel into dist/
 
 clean: ## Remove all that was built; models stay
 	cargo clean --quiet
-	rm -rf $(VENV) dist .cache .mypy_cache .ruff_cache .pytest_cache python/model_runner/*.so
+	rm -rf $(VENV) $(CLIENTS)/node_modules dist .cache .mypy_cache .ruff_cache .pytest_cache python/model_runner/*.so
 
 # Not a user's word: `run` needs it.
 demo-model: build
@@ -63,6 +64,16 @@ $(VENV)/.built: $(VENV)/bin/python pyproject.toml $(RUST_SOURCES)
 
 $(VENV)/.tools: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+# The SDKs that tests/clients drives. LiteLLM wants an older huggingface-hub than ours, so it has a directory of its own.
+$(VENV)/.clients: $(VENV)/.tools $(CLIENTS)/package.json $(CLIENTS)/package-lock.json
+	@echo 'installing the SDKs that the tests drive the server with (a minute, once) …'
+	$(BIN)/python -m pip install --quiet --group clients
+	@rm -rf .cache/litellm
+	$(BIN)/python -m pip install --quiet --no-warn-conflicts --target .cache/litellm --group litellm
+	@if command -v npm >/dev/null; then npm ci --prefix $(CLIENTS) --silent --no-audit --no-fund; \
+	else echo 'npm is missing: the tests of SDKs for Node are skipped'; fi
 	@touch $@
 
 $(VENV)/.wheel: $(VENV)/.built $(shell find python -name '*.py' -o -name '*.pyi')
