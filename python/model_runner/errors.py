@@ -230,6 +230,8 @@ class PreviousResponseNotFound(NotFound):
     """
 
     code = "previous_response_not_found"
+    # As OpenAI has it: the request is wrong, its path is not.
+    status = 400
     param = "previous_response_id"
 
     def __init__(self, missing: str, *, asked: str) -> None:

@@ -294,7 +294,7 @@ def test_the_data_plane_is_refused_in_its_own_shape(tmp_path):
 
     missing, wrong = asyncio.run(main())
     body = json.loads(missing.body)
-    assert (missing.status, body["code"]) == (404, "previous_response_not_found")
+    assert (missing.status, body["code"]) == (400, "previous_response_not_found")
     assert (body["param"], body["kind"]) == ("previous_response_id", "invalid_request_error")
     assert (wrong.status, json.loads(wrong.body)["code"]) == (400, "invalid_request")
 

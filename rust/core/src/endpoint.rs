@@ -311,8 +311,8 @@ fn inference(name: &str, versioned: bool) -> Option<Target> {
     use Mode::{Completion, Embedding, Reranking};
     Some(match name {
         "chat/completions" => Target::new(Completion, "/v1/chat/completions", Messages),
-        // Without `v1` it is llama-server's own, which answers otherwise than OpenAI's: it stays free for that.
-        "completions" if versioned => Target::new(Completion, "/v1/completions", Json),
+        // llama-server's own, without `v1`, is another; but clients are given base addresses without it, too.
+        "completions" => Target::new(Completion, "/v1/completions", Json),
         "infill" => Target::new(Completion, "/infill", Json),
         "audio/transcriptions" => Target::new(Completion, "/v1/audio/transcriptions", Form),
         "embeddings" => Target::new(Embedding, "/v1/embeddings", Json),

@@ -41,8 +41,11 @@ fn every_alias_reaches_the_same_engine_path() {
 #[test]
 fn llama_servers_own_completions_are_not_taken_for_openais() {
     for prefix in ["", "/engines", "/engines/llama.cpp"] {
-        assert_eq!(target(&format!("{prefix}/v1/completions")).upstream_path, "/v1/completions");
-        for own in ["completions", "completion", "embedding", "v1/completion"] {
+        for openais in ["completions", "v1/completions"] {
+            let path = format!("{prefix}/{openais}");
+            assert_eq!(target(&path).upstream_path, "/v1/completions", "{path}");
+        }
+        for own in ["completion", "embedding", "v1/completion"] {
             let path = format!("{prefix}/{own}");
             assert_eq!(endpoint(&Method::POST, &path), Endpoint::Management, "{path}");
         }

@@ -1,6 +1,7 @@
 //! An engine's answer as Anthropic's message: a stream of blocks, or all of it.
 
 use http::HeaderValue;
+use serde_json::value::RawValue;
 
 use crate::dialect::Dialect;
 use crate::dialect::event::{CallPart, Event, Finish, Literal, Reason, Tally};
@@ -25,6 +26,8 @@ pub(super) struct Speech {
     blocks: usize,
     /// The blocks of a whole answer, separated by commas.
     written: Vec<u8>,
+    /// The arguments of the open call of a whole answer, the inside of a JSON string.
+    arguments: Vec<u8>,
     reason: Option<Reason>,
     stop_string: Option<Vec<u8>>,
     tally: Tally,
@@ -59,6 +62,7 @@ impl Speech {
             open: None,
             blocks: 0,
             written: Vec::new(),
+            arguments: Vec::new(),
             reason: None,
             stop_string: None,
             tally: Tally::default(),
@@ -173,9 +177,8 @@ impl Speech {
     fn go_on(&mut self, piece: Literal<'_>, out: &mut Vec<u8>) {
         let Some(open) = self.open else { return };
         if !self.stream {
-            // A call's arguments are the text of an object.
             match open {
-                Open::Call(_) => self.written.extend_from_slice(piece.text().as_bytes()),
+                Open::Call(_) => self.arguments.extend_from_slice(piece.0),
                 Open::Thinking | Open::Text => self.written.extend_from_slice(piece.0),
             }
             return;
@@ -221,11 +224,23 @@ impl Speech {
             }
             Open::Text => self.written.extend_from_slice(b"\"}"),
             Open::Call(_) => {
-                if self.written.ends_with(b"\"input\":") {
-                    self.written.extend_from_slice(b"{}");
-                }
+                let arguments = std::mem::take(&mut self.arguments);
+                self.write_input(&arguments);
                 self.written.push(b'}');
             }
+        }
+    }
+
+    /// The input of a call, of which `arguments` are the text.
+    fn write_input(&mut self, arguments: &[u8]) {
+        let text = Literal(arguments).text();
+        match text.trim() {
+            "" => self.written.extend_from_slice(b"{}"),
+            object if serde_json::from_str::<&RawValue>(object).is_ok() => {
+                self.written.extend_from_slice(object.as_bytes());
+            }
+            // It was cut off. Anthropic's documentation has this for what is no JSON, and clients can send it back.
+            _ => write(&mut self.written, &[b"{\"INVALID_JSON\":\"", arguments, b"\"}"]),
         }
     }
 
