@@ -362,3 +362,61 @@ def test_a_configuration_with_what_json_cannot_say_is_refused(store, plain):
     store.write(json.dumps(manifest).encode(), tags=["ai/odd"])
     with pytest.raises(UnsupportedModel, match="not JSON"):
         package_variant(store, "ai/odd", "ai/x")
+
+
+@pytest.mark.parametrize("form", ["docker", "cncf"])
+def test_an_adapter_with_the_name_of_the_weights_does_not_take_their_place(store, tmp_path, form):
+    file = tiny_script(tmp_path / "model.gguf")
+    (tmp_path / "other").mkdir()
+    adapter = tiny_lora(tmp_path / "other/model.gguf")
+    extras = Extras(adapters=[adapter], format=form)
+    package_gguf(store, file, "ai/base")
+    variant = package_variant(store, "ai/base", "ai/variant", extras)
+    for model in (package_gguf(store, file, "ai/one", extras), variant):
+        bundle = store.bundle(model)
+        assert bundle.gguf.read_bytes() == file.read_bytes()
+        assert [path.read_bytes() for path in bundle.adapters] == [adapter.read_bytes()]
+
+
+def test_a_text_with_the_path_of_the_weights_is_refused(store, tmp_path):
+    (tmp_path / "d").mkdir()
+    write_safetensors(tmp_path / "d/m.safetensors", {"a": ("F32", (1,))})
+    (tmp_path / "m.safetensors").write_text("do what you like")
+    extras = Extras([tmp_path / "m.safetensors"])
+    with pytest.raises(InvalidRequest, match=r"the weights of the model are called `m\.safeten"):
+        package_directory(store, tmp_path / "d", "ai/one", extras)
+
+
+def test_what_is_added_to_a_package_of_the_cncfs_form_has_that_form(store, tmp_path):
+    package_gguf(store, tiny_script(tmp_path / "tiny.gguf"), "ai/one", Extras(format="cncf"))
+    (tmp_path / "NOTICE").write_text("free")
+    extras = Extras([tmp_path / "NOTICE"], adapters=[tiny_lora(tmp_path / "style.gguf")])
+    variant = package_variant(store, "ai/one", "ai/two", extras)
+    weight, document = "vnd.cncf.model.weight.v1.raw", "vnd.cncf.model.doc.v1.raw"
+    assert types_of(variant) == [weight, document, weight]
+    assert store.bundle(variant).adapters
+
+
+def test_a_name_that_no_bundle_can_have_is_refused_in_the_cncfs_form(store, tmp_path):
+    file = tiny_script(tmp_path / "a\\b.gguf")
+    assert store.bundle(package_gguf(store, file, "ai/docker")).gguf
+    with pytest.raises(UnsupportedModel, match="unsafe path"):
+        package_gguf(store, file, "ai/cncf", Extras(format="cncf"))
+    adapter = tiny_lora(tmp_path / "c\\d.gguf")
+    with pytest.raises(UnsupportedModel, match="unsafe path"):
+        package_variant(store, "ai/docker", "ai/x", Extras(adapters=[adapter], format="cncf"))
+
+
+def test_a_directory_keeps_its_paths_in_the_cncfs_form(store, tmp_path):
+    (tmp_path / "d").mkdir()
+    tiny_script(tmp_path / "d/small.gguf")
+    tiny_random(tmp_path / "d/large.gguf")
+    model = package_directory(store, tmp_path / "d", "ai/one", Extras(format="cncf"))
+    assert [x.filepath for x in model.manifest.layers] == ["large.gguf", "small.gguf"]
+
+
+def test_thousands_of_files_of_one_name_get_a_name_each(store):
+    text = layer(store, b"free", manifests.LICENSE, "LICENSE")
+    model = add_layers(store, [layer(store, b"one", path="a.gguf"), *[text] * 8000])
+    turned = package_variant(store, model.id, "ai/turned", Extras(format="cncf"))
+    assert turned.manifest.layers[-1].filepath == "LICENSE-8000"

@@ -75,7 +75,7 @@ def _package(store: Store, weights: Weights, tag: str, extras: Extras) -> Model:
         config=docker_config(weights.config, _created(extras)),
         layers=(*weights.layers, *own),
     )
-    package = replace(package, layers=with_layers(package, added))
+    package = replace(package, layers=with_layers(package, added, by_path=by_path))
     return finish(store, package, tag, extras)
 
 

@@ -13,10 +13,10 @@ from model_runner.packaging.artifact import Package, trained_context
 from model_runner.packaging.layout import docker_type, path_in_directory
 from model_runner.store import manifests
 from model_runner.store.manifests import Descriptor, Manifest
-from model_runner.store.placement import place
+from model_runner.store.placement import place, safe_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 _UNITS = ("", "K", "M", "B", "T", "Q")
 # As Docker's tools write it: `361.82M`, until 2025 with a space, or a bare number.
@@ -44,15 +44,27 @@ def from_docker(package: Package) -> Package:
     Raises:
         UnsupportedModel: Its files have names that cannot be.
     """
-    paths = _paths(package.layers)
     converted = Package(
         config_type=manifests.CONFIG_CNCF,
         config=_config(package),
-        layers=tuple(map(_layer, package.layers, paths)),
+        layers=layers(package.layers, by_path=package.config_type != manifests.CONFIG_V01),
         artifact_type=manifests.ARTIFACT_CNCF,
         annotations=package.annotations,
     )
     return converted.annotated({manifests.CONTEXT_SIZE: _chosen_context(package)})
+
+
+def layers(docker: Sequence[Descriptor], *, by_path: bool) -> tuple[Descriptor, ...]:
+    """Docker's layers as the CNCF's, each under a path of its own.
+
+    Args:
+        docker: The layers.
+        by_path: Whether they have paths already, which are kept.
+
+    Raises:
+        UnsupportedModel: Files have names that cannot be.
+    """
+    return tuple(map(_layer, docker, _distinct(_paths(docker, by_path=by_path))))
 
 
 def param_size(parameters: str) -> str:
@@ -100,18 +112,16 @@ def _layer(layer: Descriptor, path: str) -> Descriptor:
     )
 
 
-def _paths(layers: Sequence[Descriptor]) -> list[str]:
-    """Where each layer goes, no two to the same place."""
+def _paths(layers: Sequence[Descriptor], *, by_path: bool) -> Iterator[str]:
+    """Where each layer goes; several may go to the same place."""
     ggufs = [layer for layer in layers if layer.media_type == manifests.GGUF]
     named = all(layer.filepath for layer in layers)
-    if len(ggufs) > 1:  # llama.cpp finds shards by their names
+    if len(ggufs) > 1 and not by_path:  # llama.cpp finds shards by their names
         named = named and all(_SHARD.fullmatch(layer.filepath or "") for layer in ggufs)
     fixed = {} if named else _fixed_paths(layers)
-    paths: list[str] = []
     for layer in layers:
         path = fixed.get(layer.digest) or layer.filepath or "LICENSE"
-        paths.append(_free(path_in_directory(layer.media_type, path), paths))
-    return paths
+        yield path_in_directory(layer.media_type, safe_path(path, strip_parents=True))
 
 
 def _fixed_paths(layers: Sequence[Descriptor]) -> dict[str, str]:
@@ -120,13 +130,18 @@ def _fixed_paths(layers: Sequence[Descriptor]) -> dict[str, str]:
     return {file.layer.digest: file.path for file in place(legacy).files}
 
 
-def _free(path: str, taken: Sequence[str]) -> str:
-    stem, dot, suffix = path.rpartition(".")
-    number, free = 2, path
-    while free in taken:
-        free = f"{stem}-{number}.{suffix}" if dot else f"{path}-{number}"
-        number += 1
-    return free
+def _distinct(paths: Iterable[str]) -> Iterator[str]:
+    """The same, those that come again with a number: `LICENSE-2`, `notes-2.txt`."""
+    taken: set[str] = set()
+    numbers: dict[str, int] = {}  # a stranger's package may have thousands of the same
+    for path in paths:
+        stem, dot, suffix = path.rpartition(".")
+        free = path
+        while free in taken:
+            number = numbers[path] = numbers.get(path, 1) + 1
+            free = f"{stem}-{number}.{suffix}" if dot else f"{path}-{number}"
+        taken.add(free)
+        yield free
 
 
 def _object(package: Package, key: str) -> dict[str, object]:

@@ -12,6 +12,7 @@ from model_runner.packaging.layers import SourceFile
 from model_runner.packaging.layout import path_in_directory
 from model_runner.store import manifests
 from model_runner.store.models import MAX_CONTEXT
+from model_runner.store.placement import safe_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,6 +94,7 @@ class Extras:
 
         Raises:
             InvalidRequest: Two have the same name.
+            UnsupportedModel: A name cannot be a path in a package.
         """
         templates = [self.chat_template] if self.chat_template else []
         projectors = [self.projector] if self.projector else []
@@ -115,8 +117,12 @@ class Extras:
     def _source(self, path: Path, kind: str, *, by_path: bool) -> SourceFile:
         name = self.stored.get(path, path.name)
         digest = f"sha256:{path.name}" if path in self.stored else None
-        shown = path_in_directory(kind, name) if by_path else name
+        shown = _path_of(kind, name) if by_path else name
         return SourceFile(path, kind, shown, digest=digest)
+
+
+def _path_of(media_type: str, name: str) -> str:
+    return path_in_directory(media_type, safe_path(name))
 
 
 def check_context(size: int | None) -> None:

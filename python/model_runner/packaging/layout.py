@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING
 
+from model_runner.errors import InvalidRequest
 from model_runner.store import manifests
 from model_runner.store.placement import ADAPTERS, role
 
@@ -53,20 +54,45 @@ def docker_type(path: str) -> str:
     return manifests.LICENSE if any(word in name for word in _LICENSES) else manifests.MODEL_FILE
 
 
-def with_layers(package: Package, added: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
+def with_layers(
+    package: Package, added: Sequence[Descriptor], *, by_path: bool
+) -> tuple[Descriptor, ...]:
     """The layers of a package and further ones.
 
     A template or a projector takes the place of the one that was there, for an engine takes only
-    one; any other file that of the one with its name.
+    one; any other file that of the one with its name, where names tell files apart, else of the
+    one of its kind with its name.
+
+    Args:
+        package: The package.
+        added: What is added to its layers.
+        by_path: Whether files keep their paths.
+
+    Raises:
+        InvalidRequest: It would take the place of weights.
     """
     kinds = {kind for layer in added if (kind := _single(layer))}
-    names = {layer.filepath for layer in added}
-    kept = [
-        layer
-        for layer in package.layers
-        if _single(layer) not in kinds and (layer.filepath is None or layer.filepath not in names)
-    ]
+    names = {_identity(layer, by_path=by_path) for layer in added if layer.filepath}
+    kept = []
+    for layer in package.layers:
+        same = bool(layer.filepath) and _identity(layer, by_path=by_path) in names
+        if same and _are_weights(layer):
+            raise InvalidRequest(
+                f"the weights of the model are called `{layer.filepath}`, too",
+                hint="rename the other file",
+            )
+        if not same and _single(layer) not in kinds:
+            kept.append(layer)
     return (*kept, *added)
+
+
+def _identity(layer: Descriptor, *, by_path: bool) -> tuple[str | None, str]:
+    return layer.filepath, "" if by_path else layer.media_type
+
+
+def _are_weights(layer: Descriptor) -> bool:
+    known = layer.media_type in manifests.CNCF_WEIGHTS and role(layer.filepath or "") == "weights"
+    return known or layer.media_type in _WEIGHTS.values()
 
 
 def _single(layer: Descriptor) -> str | None:

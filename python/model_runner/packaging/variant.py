@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from model_runner.errors import InvalidRequest, UnsupportedModel
+from model_runner.packaging import cncf
 from model_runner.packaging.artifact import Package
 from model_runner.packaging.build import NO_EXTRAS, check_name, finish
 from model_runner.packaging.layers import ingest
@@ -62,7 +63,9 @@ def _package(store: Store, source: str, tag: str, extras: Extras) -> Model:
         source_date_epoch=extras.source_date_epoch,
         report=extras.report,
     )
-    changed = replace(package, layers=with_layers(package, added))
+    if package.is_cncf:
+        added = cncf.layers(added, by_path=True)
+    changed = replace(package, layers=with_layers(package, added, by_path=by_path))
     return finish(store, changed.annotated(_record(model, extras)), tag, extras)
 
 
