@@ -245,6 +245,7 @@ def test_a_vocabulary_of_256k_tokens_takes_no_noticeable_time(tmp_path):
         (file_of([key_value("a", 9, struct.pack("<IQQ", 8, 100, 2**64 - 1))]), "truncated"),
         (file_of([key_value("a", 9, struct.pack("<IQ", 9, 1) * 100)]), "arrays in arrays"),
         (file_of([], [tensor("a", (1,) * 9)]), "9 dimensions"),
+        (file_of([], [tensor("a", (2**63,) * 8, kind=99)]), "no disk could hold"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_with_the_reason(tmp_path, content, reason):

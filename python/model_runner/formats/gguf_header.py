@@ -29,6 +29,8 @@ MAX_ELEMENTS = 50
 # Real files nest no arrays at all; a limit keeps hostile ones from recursing.
 _MAX_NESTING = 3
 _MAX_DIMENSIONS = 8
+# Of elements; ggml counts them so.
+_MAX_NUMBER = 2**63 - 1
 # Hostile files claim counts and sizes that would fill the memory. Real headers are far below each
 # of these: some 50 keys, up to 70 000 tensors (experts one by one), 20 MB with a large vocabulary,
 # and as texts chat templates of 20 kB, at most a whole tokenizer.json.
@@ -264,7 +266,10 @@ class _Cursor:
             raise UnsupportedModel(f"`{self._name}` has a tensor of {dimensions} dimensions")
         self._keep(_TENSOR_COST)
         shape = tuple(self.scalar("Q") for _ in range(dimensions))
-        return Tensor(name, shape, self.scalar("I"), self.scalar("Q"))
+        tensor = Tensor(name, shape, self.scalar("I"), self.scalar("Q"))
+        if tensor.elements > _MAX_NUMBER:
+            raise UnsupportedModel(f"`{self._name}` has a tensor that no disk could hold")
+        return tensor
 
     def _array(self, nesting: int) -> Array:
         kind, length = self.scalar("I"), self.scalar("Q")

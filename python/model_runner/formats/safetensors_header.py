@@ -31,6 +31,8 @@ _MAX_METADATA, _MAX_TEXT = 4 << 20, 1 << 20
 _NOTE_COST = 64
 # The largest models have 92 000, and those in 163 files.
 _MAX_TENSORS = 200_000
+# What a size or an offset can be on any system.
+_MAX_NUMBER = 2**63 - 1
 _METADATA = b"__metadata__"
 
 # Bits of an element; of a type that came after this program only the name is known.
@@ -135,6 +137,7 @@ class _Walk:
         self._parameters = 0
         self._count = 0
         self._data = 0
+        self._described_bytes = 0
         self._kept = 0
         self._dtypes: set[str] = set()
         self._metadata: dict[str, str] = {}
@@ -145,6 +148,8 @@ class _Walk:
         self._take(_REST)
         if self._position != self._end:
             self._refuse("it goes on after its end")
+        if self._described_bytes != self._data:
+            self._refuse("its tensors overlap, or there are holes between them")
         return SafetensorsHeader(
             parameters=self._parameters,
             tensor_count=self._count,
@@ -204,6 +209,8 @@ class _Walk:
 
     def _add(self, dtype: str, elements: int, begin: int, end: int) -> None:
         bits = _BITS.get(dtype)
+        if max(elements, end) > _MAX_NUMBER:
+            self._refuse("it has a tensor that no disk could hold")
         if end < begin or (bits is not None and -(-elements * bits // 8) != end - begin):
             self._refuse("it has a tensor of another size than its shape")
         self._count += 1
@@ -211,6 +218,7 @@ class _Walk:
             self._refuse(f"it has more than {_MAX_TENSORS} tensors")
         self._parameters += elements
         self._data = max(self._data, end)
+        self._described_bytes += end - begin
         self._dtypes.add(dtype)
 
     def _note(self) -> None:
