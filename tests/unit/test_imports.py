@@ -282,6 +282,32 @@ def test_a_name_that_nobody_chose_is_not_taken_from_another_model(home, gguf):
     assert blob_of(home, "same").stat().st_size == len(gguf[1]) + 6
 
 
+def test_a_model_of_the_same_size_is_another_one_all_the_same(home, gguf):
+    changed = bytearray(gguf[0])
+    changed[-1] ^= 1
+    for name, content in (("a", gguf[0]), ("b", bytes(changed))):
+        (home / name).mkdir()
+        (home / name / "same.gguf").write_bytes(content)
+    succeed("a/same.gguf")
+    assert invoke("b/same.gguf").exit_code == 5
+    succeed("a/same.gguf")
+    assert blob_of(home, "same").read_bytes() == gguf[0]
+
+
+def test_a_file_that_is_called_like_an_id_gets_a_name_that_is_none(home, gguf):
+    (home / "deadbeefcafe.gguf").write_bytes(gguf[0])
+    assert "as ai/deadbeefcafe" in succeed("deadbeefcafe.gguf").stdout
+    assert model_of(home, "ai/deadbeefcafe")
+
+
+def test_a_shard_under_another_name_is_refused(home):
+    tiny_random(home / "big.gguf", shards=2)
+    (home / "big-00001-of-00002.gguf").rename(home / "alone.gguf")
+    result = invoke("alone.gguf")
+    assert result.exit_code == 1
+    assert "is one of 2 shards, as it says itself" in result.stderr
+
+
 def test_the_list_shows_what_there_is_and_what_is_linked(home, gguf):
     nothing = succeed("--list")
     assert "Neither Ollama nor LM Studio" in nothing.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +14,7 @@ from model_runner.cli.settings import load_settings
 from model_runner.errors import Conflict, InvalidReference, ModelNotFound
 
 if TYPE_CHECKING:
+    from model_runner.packaging import SourceFile
     from model_runner.packaging.neighbours import Found
     from model_runner.store import Model, Store
 
@@ -66,7 +68,7 @@ def _import(source: str, name: str | None, *, link: bool) -> None:
     before = _named(store, tag)
     with copying("Importing") as report:
         if name is None and before is not None:
-            _refuse_other(before, found, tag)
+            _refuse_other(store, before, found, tag)
         model = import_found(store, found, tag, report=report)
     click.echo(f"Imported {source} as {model_name(tag, default_registry=registry)}")
     click.echo(f"ID: {model.id}")
@@ -84,19 +86,30 @@ def _named(store: Store, tag: str) -> Model | None:
         return None
 
 
-def _refuse_other(model: Model, found: Found, tag: str) -> None:
+def _refuse_other(store: Store, model: Model, found: Found, tag: str) -> None:
     """A name that nobody chose is not taken from another model.
 
     Raises:
         Conflict: It would be.
     """
-    sizes = sorted(file.path.stat().st_size for file in found.files)
-    others = [layer.size for layer in model.manifest.layers]
-    if any(size not in others for size in sizes):
+    if not all(_has(store, model, file) for file in found.files):
         raise Conflict(
             f"`{tag}` is another model already",
             hint=f"give it a name of its own: `model-runner import {found.source} NAME`",
         )
+
+
+def _has(store: Store, model: Model, file: SourceFile) -> bool:
+    """Whether a model has a file. Models with the same tensors are of the same size."""
+    try:
+        size = file.path.stat().st_size
+        same = {layer.digest for layer in model.manifest.layers if layer.size == size}
+        if file.digest:
+            return file.digest in same
+        blobs = [store.blobs.path(digest) for digest in same if store.blobs.has(digest, size)]
+        return any(filecmp.cmp(file.path, blob, shallow=False) for blob in blobs)
+    except OSError:
+        return True  # it cannot be read, which the import itself tells better
 
 
 def _list(*, as_json: bool) -> None:

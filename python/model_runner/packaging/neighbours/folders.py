@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model_runner import names
 from model_runner.errors import ModelNotFound, UnsupportedModel
 from model_runner.packaging.neighbours.choosing import Family, choose, families, source_files
 from model_runner.packaging.neighbours.found import Found
@@ -170,10 +171,11 @@ def _split(name: str) -> tuple[str, str | None, str | None]:
 
 
 def _as_name(stem: str) -> str:
-    """What comes closest to a file's name and can be a model's."""
+    """What comes closest to a file's name and can be a model's, which an ID cannot."""
     parts = re.split("[^a-z0-9._-]+", stem.lower())
     joined = re.sub("[._-]*([._-])[._-]*", r"\1", "-".join(filter(None, parts)))
-    return joined.strip("._-") or "model"
+    name = joined.strip("._-") or "model"
+    return f"{names.DEFAULT_ORGANISATION}/{name}" if names.is_id(name) else name
 
 
 def _as_tag(text: str) -> str:
