@@ -111,10 +111,11 @@ def test_a_header_that_is_longer_than_usual(hub: HubDouble, store: Store) -> Non
     def text(content: bytes) -> bytes:
         return struct.pack("<Q", len(content)) + content
 
-    header = b"GGUF" + struct.pack("<IQQ", 3, 0, 2)
+    header = b"GGUF" + struct.pack("<IQQ", 3, 1, 2)
     header += text(b"general.architecture") + struct.pack("<I", 8) + text(b"llama")
     header += text(b"tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 50_000)
     header += b"".join(text(b"%060d" % number) for number in range(50_000))
+    header += text(b"weight") + struct.pack("<IQIQ", 1, 8, 0, 0)
     hub.publish("Org/Tiny-GGUF", {"tiny-F16.gguf": grown(header)})
 
     served = assert_as_pulled(hub, store, NAME)

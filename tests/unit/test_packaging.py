@@ -147,7 +147,9 @@ def test_the_original_may_be_changed_afterwards(store, tmp_path):
         ("a.gguf", b"", "empty"),
         ("a.gguf", b"PK\3\4 no model", "not a GGUF file"),
         ("a-00001-of-00003.gguf", b"GGUF", "2 of them are missing"),
-        ("a-00001-of-00000.gguf", b"GGUF", "shards"),
+        ("a-00001-of-00000.gguf", b"GGUF", "shard 1 of 0"),
+        ("a-00003-of-00002.gguf", b"GGUF", "shard 3 of 2"),
+        ("a.gguf", b"GGUF\3\0\0\0" + bytes(16), "holds no weights"),
     ],
 )
 def test_what_is_no_whole_gguf_model_is_refused_and_leaves_nothing(

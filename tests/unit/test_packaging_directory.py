@@ -267,16 +267,29 @@ def test_projectors_and_adapters_need_gguf_weights(store, directory):
         package_directory(store, directory, "ai/m", Extras(context_size=2**31))
 
 
-def test_a_file_that_changes_while_it_is_copied_is_refused(store, tmp_path):
+@pytest.mark.parametrize("mode", ["ab", "r+b"])
+def test_a_file_that_changes_while_it_is_copied_is_refused(store, tmp_path, mode):
     path = tmp_path / "w"
     path.write_bytes(bytes(3 << 20))
+    os.utime(path, (0, 0))
 
-    def grow(_name, done, total):
+    def change(_name, done, total):
         if done < total:
-            with path.open("ab") as file:
+            with path.open(mode) as file:
                 file.write(b"more")
 
     files = [SourceFile(path, manifests.GGUF, "w.gguf")]
     with pytest.raises(UnsupportedModel, match="changed while it was copied"):
-        package_weights(store, Weights(ModelConfig(), files), "ai/m", Extras(report=grow))
+        package_weights(store, Weights(ModelConfig(), files), "ai/m", Extras(report=change))
     assert store.list() == []
+
+
+@pytest.mark.parametrize("option", ["chat_template", "licenses", "weights"])
+def test_a_pipe_is_no_file(store, tmp_path, option):
+    """Opening one waits until somebody writes to it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    extras = {"chat_template": Extras(chat_template=pipe), "licenses": Extras([pipe])}
+    files = [SourceFile(pipe, manifests.GGUF, "w.gguf")] if option == "weights" else []
+    with pytest.raises(UnsupportedModel, match="pipe` is not a file"):
+        package_weights(store, Weights(ModelConfig(), files), "ai/m", extras.get(option, Extras()))

@@ -136,6 +136,9 @@ def check_context(size: int | None) -> None:
 
 
 def _check_template(path: Path) -> None:
+    if not path.is_file():
+        hint = "pipes cannot be read twice: write it to a file"
+        raise UnsupportedModel(f"the chat template `{path}` is not a file", hint=hint)
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_TEMPLATE + 1).decode()

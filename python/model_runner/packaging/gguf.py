@@ -50,18 +50,22 @@ def shards(path: Path) -> list[Path]:
     """All files of the model that `path` is, or is one shard of, in order.
 
     Raises:
-        UnsupportedModel: A shard is missing.
+        UnsupportedModel: A shard is missing, or its number cannot be.
     """
     match = _SHARD.fullmatch(path.name)
     if not match:
         return [path]
-    stem, _, count = match.groups()
+    stem, number, count = match.groups()
+    if not 0 < int(number) <= int(count):
+        raise UnsupportedModel(
+            f"`{path.name}` says that it is shard {int(number)} of {int(count)}", hint="rename it"
+        )
     family = [path.with_name(f"{stem}-{n:05d}-of-{count}.gguf") for n in range(1, int(count) + 1)]
     missing = [file.name for file in family if not file.exists()]
-    if missing or not family:
+    if missing:
         raise UnsupportedModel(
             f"`{path.name}` is one of {int(count)} shards, and {len(missing)} of them are missing",
-            hint=f"put `{missing[0]}` beside it" if missing else None,
+            hint=f"put `{missing[0]}` beside it",
         )
     return family
 
@@ -87,8 +91,11 @@ def gguf_config(headers: Sequence[tuple[str, GGUFHeader]]) -> ModelConfig:
                 f"`{name}` is truncated: its last {header.missing} bytes are missing",
                 hint="download it again",
             )
+        _check_family(name, header, len(headers))
     metadata = describe_headers([header for _, header in headers])
     _check_is_model(headers[0][0], metadata)
+    if not any(header.tensors for _, header in headers):
+        raise UnsupportedModel(f"`{headers[0][0]}` holds no weights, only what describes a model")
     return ModelConfig(
         format="gguf",
         quantization=metadata.quantization,
@@ -98,6 +105,16 @@ def gguf_config(headers: Sequence[tuple[str, GGUFHeader]]) -> ModelConfig:
         gguf=metadata.gguf,
         context_size=metadata.context_size,
     )
+
+
+def _check_family(name: str, header: GGUFHeader, count: int) -> None:
+    """Refuse a shard that stands alone under another name: no engine would load it."""
+    told = header.metadata.get("split.count")
+    if isinstance(told, int) and told > 1 and told != count:
+        raise UnsupportedModel(
+            f"`{name}` is one of {told} shards, as it says itself, and there are {count} files",
+            hint=f"put all of them together, called like `name-00001-of-{told:05d}.gguf`",
+        )
 
 
 def _check_is_model(name: str, metadata: ModelMetadata) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -71,7 +72,7 @@ def ingest(
     for file, state in zip(files, states, strict=True):
         progress = partial(_relay, report, file.name, done, total) if report else None
         digest, size = _bring(store, file, state.st_size, progress)
-        if size != state.st_size:
+        if size != state.st_size or _changed(file.path, state):
             raise UnsupportedModel(f"`{file.path}` changed while it was copied", hint="try again")
         done += size
         fixed = source_date_epoch is not None
@@ -88,6 +89,8 @@ def ingest(
 def _state(path: Path) -> os.stat_result:
     """Of a file that can be read, which is found out before gigabytes of others are copied."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UnsupportedModel(f"`{path}` is not a file", hint="pipes cannot be read twice")
         with path.open("rb") as file:
             return os.fstat(file.fileno())
     except OSError as error:
@@ -95,18 +98,24 @@ def _state(path: Path) -> os.stat_result:
         raise UnsupportedModel(f"`{path}` cannot be read: {reason}") from error
 
 
+def _changed(path: Path, before: os.stat_result) -> bool:
+    """Whether somebody wrote to a file, or put another one in its place, since then."""
+    now = _state(path)
+    return (now.st_mtime_ns, now.st_ino) != (before.st_mtime_ns, before.st_ino)
+
+
 def _bring(
     store: Store, file: SourceFile, size: int, progress: Callable[[int], None] | None
 ) -> tuple[str, int]:
     if file.digest and store.blobs.has(file.digest, size):
         return file.digest, size
-    digest, size = store.blobs.ingest_file(file.path, link=file.link, progress=progress)
-    if file.digest and digest != file.digest:
-        raise DigestMismatch(
-            f"`{file.path}` is damaged: it holds {digest}",
-            hint="let the program that it belongs to fetch it again",
+    try:
+        return store.blobs.ingest_file(
+            file.path, link=file.link, expected=file.digest, progress=progress
         )
-    return digest, size
+    except DigestMismatch as error:
+        hint = "it is damaged: let the program that it belongs to fetch it again"
+        raise DigestMismatch(error.message, hint=hint) from error
 
 
 def _relay(report: Report, name: str, before: int, total: int, done: int) -> None:
