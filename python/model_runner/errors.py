@@ -90,10 +90,10 @@ class InvalidReference(InvalidRequest):
 
     code = "invalid_reference"
 
-    def __init__(self, reference: str, reason: str) -> None:
+    def __init__(self, reference: str, reason: str, *, hint: str | None = None) -> None:
+        usual = "it looks like `ai/smollm2`, `registry.example.com/org/model:tag` or `sha256:…`"
         super().__init__(
-            f"invalid model reference `{reference[:200]}`: {reason}",
-            hint="it looks like `ai/smollm2`, `registry.example.com/org/model:tag` or `sha256:…`",
+            f"invalid model reference `{reference[:200]}`: {reason}", hint=hint or usual
         )
         self.reference = reference
 

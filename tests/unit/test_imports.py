@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -306,6 +308,68 @@ def test_a_shard_under_another_name_is_refused(home):
     result = invoke("alone.gguf")
     assert result.exit_code == 1
     assert "is one of 2 shards, as it says itself" in result.stderr
+
+
+@pytest.mark.parametrize("source", ["", "ollama:", "lmstudio:a/", "hf-cache:a/"])
+def test_what_cannot_be_looked_at_is_told(home, gguf, source):
+    """No disk has such names; what a user may not look into is refused in the same way."""
+    ollama_model(home / ".ollama/models", "registry.ollama.ai/library/x/latest", {"model": gguf[0]})
+    (home / ".lmstudio/models/a").mkdir(parents=True)
+    (home / ".cache/huggingface/hub").mkdir(parents=True)
+    result = invoke(source + "x" * 300)
+    assert result.exit_code == 1
+    assert "cannot be looked at" in result.stderr
+    assert "file name too long" in result.stderr
+
+
+def test_places_that_may_not_be_looked_into_do_not_hide_the_others(home, gguf, monkeypatch):
+    (home / ".ollama/models/manifests").mkdir(parents=True)
+    hub_cache(home / ".cache/huggingface/hub", "org/y", {"y.gguf": gguf[1]})
+    look = Path.iterdir
+
+    def refuse(path):
+        if path.name == "manifests":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    listed = succeed("--list")
+    assert "hf-cache:org/y" in listed.stdout
+    assert "Ollama's store cannot be looked at" in listed.stderr
+    assert "permission denied" in invoke("ollama:x").stderr
+
+
+def test_what_a_cache_lacks_is_told_and_hides_nothing(home, gguf):
+    root = home / ".cache/huggingface/hub"
+    tiny_random(home / "big.gguf", shards=3)
+    rest = {
+        path.name: path.read_bytes() for path in home.glob("big-*") if "-00001-" not in path.name
+    }
+    hub_cache(root, "org/begun", rest)
+    lost = hub_cache(root, "org/lost", {"x.gguf": gguf[0], "mmproj.gguf": b"seen"})
+    (lost / "mmproj.gguf").resolve().unlink()
+    whole = hub_cache(root, "org/whole", {"x.gguf": gguf[0]})
+    (whole / "mmproj.gguf").mkdir()
+    nested = home / ".ollama/models/manifests/registry.ollama.ai/library/nested/latest"
+    nested.parent.mkdir(parents=True)
+    nested.write_text("[" * 100_000)
+    listed = succeed("--list")
+    assert listed.stdout.count("hf-cache:") == 1
+    assert "hf-cache:org/whole" in listed.stdout
+    assert "1 of them are missing" in listed.stderr
+    assert "mmproj.gguf`: no such file" in listed.stderr
+    assert "ollama:nested:latest" in listed.stderr
+    succeed("hf-cache:org/whole")
+
+
+def test_a_name_that_cannot_be_one_here_is_left_to_the_user(home, gguf):
+    file = home / ".lmstudio/models/My Pub/My Model/x.gguf"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(gguf[0])
+    refused = invoke("lmstudio:My Pub/My Model")
+    assert refused.exit_code == 2
+    assert "model-runner import 'lmstudio:My Pub/My Model' NAME" in refused.stderr
+    succeed("lmstudio:My Pub/My Model", "mine")
 
 
 def test_the_list_shows_what_there_is_and_what_is_linked(home, gguf):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -62,8 +63,7 @@ def _import(source: str, name: str | None, *, link: bool) -> None:
     if name is not None and names.is_id(name):
         raise InvalidReference(name, "a model is imported under a name, not under an ID")
     found = find(source, link=link)
-    tag = names.normalize(name or found.name, default_registry=registry)
-    names.parse(tag)  # before a store is made for it
+    tag = _tag(found, name, registry)  # before a store is made for it
     store = Store.open(settings.models_path, default_registry=registry)
     before = _named(store, tag)
     with copying("Importing") as report:
@@ -77,6 +77,20 @@ def _import(source: str, name: str | None, *, link: bool) -> None:
     click.echo(f"Size: {byte_size(model.manifest.size)}{room}")
     for note in found.notes:
         click.echo(f"Note: {note}", err=True)
+
+
+def _tag(found: Found, name: str | None, registry: str) -> str:
+    if name is not None:
+        return names.normalize(name, default_registry=registry)
+    try:
+        return names.normalize(found.name, default_registry=registry)
+    except InvalidReference as error:
+        reason = "so it is called there, and cannot be here"
+        raise InvalidReference(found.name, reason, hint=_name_it(found)) from error
+
+
+def _name_it(found: Found) -> str:
+    return f"give it a name of its own: `model-runner import {shlex.quote(found.source)} NAME`"
 
 
 def _named(store: Store, tag: str) -> Model | None:
@@ -95,7 +109,7 @@ def _refuse_other(store: Store, model: Model, found: Found, tag: str) -> None:
     if not all(_has(store, model, file) for file in found.files):
         raise Conflict(
             f"`{tag}` is another model already",
-            hint=f"give it a name of its own: `model-runner import {found.source} NAME`",
+            hint=_name_it(found),
         )
 
 

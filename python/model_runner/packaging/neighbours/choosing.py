@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-_SHARD = re.compile(r"-([0-9]{5})-of-[0-9]{5}$")
+_SHARD = re.compile(r"-[0-9]{5}(-of-[0-9]{5})$")
 _QUANTIZATION = re.compile(
     r"(?<![A-Za-z0-9])((?:UD-)?(?:I?Q[0-9](?:_[A-Z0-9]+)*|TQ[0-9]_[0-9]|MXFP4|BF16|F16|F32))"
     r"(?![A-Za-z0-9])",
@@ -32,7 +32,7 @@ class Family:
     """The files of one model: one, or the first of its shards.
 
     Attributes:
-        first: The file, or the first shard.
+        first: The file, or the first shard that is there.
         stem: Its name without the number of the shard and without ending.
     """
 
@@ -52,14 +52,19 @@ class Family:
 
 
 def families(directory: Path) -> list[Family]:
-    """The models below a directory, in the order of their names."""
-    found = []
-    for path in sorted(directory.rglob("*.gguf")):
-        match = _SHARD.search(path.stem)
-        if _is_projector(path) or (match and int(match[1]) != 1) or not path.is_file():
-            continue
-        found.append(Family(path, _SHARD.sub("", path.stem)))
-    return found
+    """The models below a directory, in the order of their names; also those that lack files."""
+    found: dict[tuple[Path, str], Family] = {}
+    for path in _ggufs(directory):
+        if not _is_projector(path):
+            together = path.parent, _SHARD.sub(r"\1", path.stem)
+            found.setdefault(together, Family(path, _SHARD.sub("", path.stem)))
+    return list(found.values())
+
+
+def _ggufs(directory: Path) -> list[Path]:
+    """All GGUF files below a directory, also links to what a cache has lost, to tell of it."""
+    next(directory.iterdir(), None)  # fails where this user may not look, which `rglob` hides
+    return [path for path in sorted(directory.rglob("*.gguf")) if not path.is_dir()]
 
 
 def choose(found: Sequence[Family], wanted: str | None, shown: str) -> Family:
@@ -113,7 +118,7 @@ def source_file(
 
 def _projector(directory: Path) -> Path | None:
     """Of several the one in 16 bits, which every backend of llama.cpp computes well."""
-    found = [path for path in sorted(directory.rglob("*.gguf")) if _is_projector(path)]
+    found = [path for path in _ggufs(directory) if _is_projector(path)]
     return next((path for path in found if _precision(path) == "F16"), found[0] if found else None)
 
 

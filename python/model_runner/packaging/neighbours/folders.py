@@ -35,7 +35,7 @@ def lm_studio_roots() -> list[Path]:
 def _downloads_folder(home: Path) -> Path | None:
     try:
         settings = json.loads((home / "settings.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     folder = settings.get("downloadsFolder") if isinstance(settings, dict) else None
     return Path(folder) if isinstance(folder, str) and folder else None

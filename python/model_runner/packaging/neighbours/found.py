@@ -51,6 +51,15 @@ class Found:
     record: Modelfile = field(default_factory=Modelfile)
     notes: Sequence[str] = field(default=())
 
+    def check(self) -> None:
+        """See whether all of it is there.
+
+        Raises:
+            OSError: It is not.
+        """
+        for path in (*(file.path for file in self.files), *self.licenses):
+            path.stat()
+
     @property
     def size(self) -> int:
         """Bytes of its files."""

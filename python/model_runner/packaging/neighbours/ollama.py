@@ -37,11 +37,22 @@ _SAID_AS_TEXT = ("template", "system")
 _MAX_DOCUMENT = 4 << 20
 
 
-def roots() -> list[Path]:
-    """Where Ollama keeps models on this machine."""
+def roots() -> Iterator[Path]:
+    """Where Ollama keeps models on this machine.
+
+    Raises:
+        OSError: There is a place that this user may not look into; it comes last.
+    """
+    looked = [(place, _refusal(place)) for place in _places()]
+    yield from (place for place, refusal in looked if refusal is None)
+    for _, refusal in looked:
+        if refusal:
+            raise refusal
+
+
+def _places() -> list[Path]:
     chosen = os.environ.get("OLLAMA_MODELS", "").strip()
-    places = [chosen] if chosen else _PLACES
-    return [path for path in map(Path, map(os.path.expanduser, places)) if _is_dir(path)]
+    return [Path(place).expanduser() for place in ([chosen] if chosen else _PLACES)]
 
 
 def names(root: Path) -> Iterator[str]:
@@ -56,7 +67,8 @@ def find(name: str) -> Found:
     """A model by the name that Ollama knows it by.
 
     Raises:
-        ModelNotFound: Ollama does not have it, or may not be looked at.
+        ModelNotFound: Ollama does not have it.
+        OSError: It may have it where this user may not look.
         UnsupportedModel: It is not a model in GGUF.
     """
     parts = _split(name)
@@ -89,7 +101,7 @@ def _read(root: Path, path: Path, parts: tuple[str, str, str, str]) -> Found:
         name=_shown(*parts),
         files=files,
         licenses=[_blob(root, digest, shown) for kind, digest in layers if kind == "license"],
-        context_size=context if isinstance(context, int) and context > 0 else None,
+        context_size=context if type(context) is int and context > 0 else None,
         record=record,
         notes=[*notes, *_notes_on_vision(files[0].path)],
     )
@@ -178,7 +190,7 @@ def _messages(path: Path) -> list[Message]:
 def _content(path: Path) -> object:
     try:
         return json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnsupportedModel(f"`{path}` cannot be read: {error}") from error
 
 
@@ -212,8 +224,12 @@ def _file_name(kind: str, parts: tuple[str, str, str, str], number: int) -> str:
     return f"{parts[2]}-{parts[3]}{suffix}.gguf"
 
 
-def _is_dir(path: Path) -> bool:
+def _refusal(place: Path) -> OSError | None:
+    """Why this user may not look into a store, if so."""
     try:
-        return path.is_dir()
-    except OSError:
-        return False
+        next((place / "manifests").iterdir(), None)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return error
+    return None

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model_runner.errors import ModelRunnerError, NotFound
+from model_runner.errors import ModelRunnerError, NotFound, UnsupportedModel
 from model_runner.packaging.neighbours import folders, ollama
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from model_runner.packaging.neighbours.found import Found
 
@@ -40,8 +40,16 @@ def find(source: str, *, link: bool = False) -> Found:
 
     Raises:
         NotFound: There is none.
-        UnsupportedModel: It is not in GGUF, or it is not clear which one is meant.
+        UnsupportedModel: It is not in GGUF, or it is not clear which one is meant, or it cannot be
+            looked at.
     """
+    try:
+        return _find(source, link=link)
+    except OSError as error:
+        raise UnsupportedModel(f"`{source}` cannot be looked at: {_reason(error)}") from error
+
+
+def _find(source: str, *, link: bool) -> Found:
     for alias in _ALIASES:
         if source.startswith(alias):
             source = folders.HUGGING_FACE + source.removeprefix(alias)
@@ -64,20 +72,42 @@ def find(source: str, *, link: bool = False) -> Found:
 def list_all() -> Listing:
     """All models of other programs on this machine; those that cannot be taken with the reason."""
     listing = Listing([], [])
-    for source in _sources():
-        _add(listing, source)
+    for place, sources in _SOURCES.items():
+        _add_all(listing, place, sources)
     return listing
+
+
+def _add_all(listing: Listing, place: str, sources: Callable[[], Iterator[str]]) -> None:
+    try:
+        for source in sources():
+            _add(listing, source)
+    except OSError as error:
+        listing.problems.append(f"{place} cannot be looked at: {_reason(error)}")
 
 
 def _add(listing: Listing, source: str) -> None:
     try:
-        listing.found.append(find(source))
-    except (ModelRunnerError, OSError) as error:
+        found = find(source)
+        found.check()
+    except ModelRunnerError as error:
         listing.problems.append(f"{source}: {error}")
+    except OSError as error:
+        listing.problems.append(f"{source}: {_reason(error)}")
+    else:
+        listing.found.append(found)
 
 
-def _sources() -> Iterator[str]:
+def _reason(error: OSError) -> str:
+    return f"`{error.filename}`: {(error.strerror or str(error)).lower()}"
+
+
+def _ollama() -> Iterator[str]:
     for root in ollama.roots():
         yield from (ollama.PREFIX + name for name in ollama.names(root))
-    yield from folders.list_lm_studio()
-    yield from folders.list_hub_cache()
+
+
+_SOURCES = {
+    "Ollama's store": _ollama,
+    "LM Studio's directory": folders.list_lm_studio,
+    "the Hugging Face cache": folders.list_hub_cache,
+}
