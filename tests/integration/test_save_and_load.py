@@ -157,6 +157,21 @@ def test_a_failed_save_leaves_the_old_file(source, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "old.tar"]
 
 
+def test_a_save_goes_where_a_link_leads_and_takes_any_name(source, tmp_path):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link.tar"
+    link.symlink_to("disk/real.tar")
+    with running_server(source) as server:
+        for path in (link, link, tmp_path / ("n" * 255)):
+            saved = server.cli("save", "ai/tiny-script", "-o", str(path))
+            assert saved.returncode == 0, saved.stderr
+        too_long = server.cli("save", "ai/tiny-script", "-o", str(tmp_path / ("n" * 256)))
+        assert "file name too long" in too_long.stderr
+        assert "Traceback" not in too_long.stderr
+    assert link.is_symlink()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["real.tar"]
+
+
 def test_a_save_that_breaks_off_leaves_no_file(tmp_path):
     archive = tmp_path / "half.tar"
     with socket.create_server(("127.0.0.1", 0)) as server:

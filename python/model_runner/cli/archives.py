@@ -174,29 +174,25 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
 def _replaced(path: Path) -> Iterator[IO[bytes]]:
     """A new file that takes the place of `path` only if all of it was written.
 
-    What is no regular file, such as a pipe, is written to as it is.
+    What is no regular file, such as a pipe, is written to as it is. A link stays one.
     """
-    if path.exists() and not path.is_file():
-        with _writing(path, path, "wb") as file:
-            yield file
-        return
-    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+    real = Path(os.path.realpath(path))
+    # Of the same length whatever the name, which may be as long as names can be.
+    temporary = real.with_name(f".save.tmp-{secrets.token_hex(8)}")
     try:
-        with _writing(path, temporary, "xb") as file:
+        if os.path.lexists(real) and not real.is_file():
+            with real.open("wb") as file:
+                yield file
+            return
+        with temporary.open("xb") as file:
             yield file
             os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _writing(shown: Path, path: Path, mode: str) -> Iterator[IO[bytes]]:
-    try:
-        with path.open(mode) as file:
-            yield file
+        temporary.replace(real)
     except OSError as error:
-        raise _unusable("write", shown, error) from error
+        raise _unusable("write", path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _unusable(what: str, path: Path, error: OSError) -> ModelRunnerError:
