@@ -141,6 +141,22 @@ def test_a_snapshot_of_a_hugging_face_cache_is_packaged_through_its_links(
     assert linked.id == plain.id
 
 
+def test_shards_in_a_snapshot_are_described_together(store, tmp_path):
+    repository = tmp_path / "hub/models--org--name"
+    snapshot, plain = repository / "snapshots/0123abcd", tmp_path / "plain"
+    for directory in (snapshot, repository / "blobs", plain):
+        directory.mkdir(parents=True)
+    tiny_random(plain / "tiny.gguf", shards=3)
+    for number, file in enumerate(sorted(plain.iterdir())):
+        shutil.copy(file, repository / f"blobs/{number:064x}")
+        (snapshot / file.name).symlink_to(f"../../blobs/{number:064x}")
+    linked = package_directory(store, snapshot, "ai/linked")
+    assert linked.config == package_directory(store, plain, "ai/plain").config
+    (snapshot / "tiny-00002-of-00003.gguf").unlink()
+    with pytest.raises(UnsupportedModel, match="one of 3 shards, and 1 of them are missing"):
+        package_directory(store, snapshot, "ai/cut")
+
+
 @pytest.mark.parametrize("target", ["/etc/passwd", "../outside", "nothing", "text_encoder", "link"])
 def test_links_that_lead_elsewhere_are_refused(directory, target):
     (directory.parent / "outside").write_text("secret")

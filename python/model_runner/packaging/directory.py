@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from model_runner.errors import UnsupportedModel
 from model_runner.packaging.build import NO_EXTRAS, Weights, package_weights
 from model_runner.packaging.dduf import describe_dduf
-from model_runner.packaging.gguf import describe_gguf, shards
+from model_runner.packaging.gguf import describe_gguf, shard_names
 from model_runner.packaging.layers import SourceFile
 from model_runner.packaging.layout import docker_type
 from model_runner.packaging.safetensors import describe_safetensors
@@ -160,7 +160,20 @@ def _describe(directory: Path, files: Sequence[SourceFile]) -> ModelConfig:
         return describe_safetensors_files(files)
     if first.media_type == manifests.DDUF:
         return describe_dduf(first.path)
-    return describe_gguf(shards(first.path))
+    return describe_gguf([file.path for file in _family(first, files)])
+
+
+def _family(first: SourceFile, files: Sequence[SourceFile]) -> list[SourceFile]:
+    """The shards of which a file is the first, by the names here: a cache has others for them."""
+    there = {file.name: file for file in files}
+    names = shard_names(first.name)
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise UnsupportedModel(
+            f"`{first.name}` is one of {len(names)} shards, and {len(missing)} of them are missing",
+            hint=f"put `{missing[0]}` beside it, or leave the others out with --exclude",
+        )
+    return [there[name] for name in names]
 
 
 def describe_safetensors_files(files: Sequence[SourceFile]) -> ModelConfig:

@@ -52,22 +52,33 @@ def shards(path: Path) -> list[Path]:
     Raises:
         UnsupportedModel: A shard is missing, or its number cannot be.
     """
-    match = _SHARD.fullmatch(path.name)
-    if not match:
-        return [path]
-    stem, number, count = match.groups()
-    if not 0 < int(number) <= int(count):
-        raise UnsupportedModel(
-            f"`{path.name}` says that it is shard {int(number)} of {int(count)}", hint="rename it"
-        )
-    family = [path.with_name(f"{stem}-{n:05d}-of-{count}.gguf") for n in range(1, int(count) + 1)]
+    family = [path.with_name(name) for name in shard_names(path.name)]
+    if len(family) == 1:
+        return family
     missing = [file.name for file in family if not file.exists()]
     if missing:
         raise UnsupportedModel(
-            f"`{path.name}` is one of {int(count)} shards, and {len(missing)} of them are missing",
+            f"`{path.name}` is one of {len(family)} shards, and {len(missing)} of them are missing",
             hint=f"put `{missing[0]}` beside it",
         )
     return family
+
+
+def shard_names(name: str) -> list[str]:
+    """The names of all shards of which this is one, in order; the name itself if it is none.
+
+    Raises:
+        UnsupportedModel: Its number cannot be.
+    """
+    match = _SHARD.fullmatch(name)
+    if not match:
+        return [name]
+    stem, number, count = match.groups()
+    if not 0 < int(number) <= int(count):
+        raise UnsupportedModel(
+            f"`{name}` says that it is shard {int(number)} of {int(count)}", hint="rename it"
+        )
+    return [f"{stem}-{n:05d}-of-{count}.gguf" for n in range(1, int(count) + 1)]
 
 
 def describe_gguf(files: Sequence[Path]) -> ModelConfig:
