@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import tarfile
+import time
 from collections import namedtuple
 
 import pytest
@@ -24,7 +25,7 @@ from model_runner.errors import (
     UnsupportedModel,
 )
 from model_runner.packaging import Archive, Loading, tar_headers
-from model_runner.store import Store
+from model_runner.store import Store, manifests
 from support.archives import (
     GOLDEN_CONFIG,
     GOLDEN_LAYER,
@@ -210,6 +211,13 @@ def test_gzip_is_undone(store, target, members):
     assert load(target, packed, piece=777).id == model.id
 
 
+def test_many_compressed_files_in_a_row_take_time_by_their_bytes(target):
+    began = time.process_time()
+    with pytest.raises(InvalidArchive, match="the archive is empty"):
+        load(target, gzip.compress(b"") * 100_000, piece=2 << 20)
+    assert time.process_time() - began < 5
+
+
 def test_a_damaged_or_cut_compression_is_refused(store, target):
     content = gzip.compress(exported(store, a_model(store)))
     damaged = content[:300] + bytes([content[300] ^ 255]) + content[301:]
@@ -340,6 +348,11 @@ def test_what_is_no_archive_is_refused(target, content):
         load(target, content)
 
 
+def test_a_file_of_zeros_is_no_archive(target):
+    with pytest.raises(InvalidArchive, match="no tar archive"):
+        load(target, bytes(3 << 20))
+
+
 def test_what_follows_the_end_is_refused_but_padding(store, target):
     content = exported(store, golden_model(store))
     assert load(target, content + bytes(1 << 20)).id
@@ -419,6 +432,15 @@ def test_the_model_among_other_things_in_an_oci_layout_is_found(target):
     index = oci_index(image, GOLDEN_MANIFEST)
     entries = [blob(image), blob(config), LAYER, CONFIG, blob(GOLDEN_MANIFEST), index]
     assert load(target, tar(*entries)).id.startswith("sha256:b1a5d651")
+
+
+def test_a_manifest_that_is_also_a_file_of_the_model_stays(store, target):
+    image, config = container_image()
+    model = add_layers(store, [layer(store, b"weights"), layer(store, image, manifests.MODEL_FILE)])
+    parts = [blob(store.blobs.read(part.digest)) for part in model.manifest.blobs]
+    index = oci_index(image, model.manifest.raw)
+    loaded = load(target, tar(*parts, blob(config), blob(model.manifest.raw), index))
+    assert target.describe_model(loaded).get("missing") is None
 
 
 def test_an_image_and_several_models_in_an_oci_layout_are_refused(store, target):

@@ -21,6 +21,8 @@ _LONGEST = 5
 # zlib's word for a gzip header and trailer around the data.
 _GZIP_BITS = 31
 _PIECE = 1 << 20
+# zlib copies what it leaves over. Of more, 100,000 empty files in a row would take 12 s.
+_INPUT = 16 << 10
 
 
 class Unpacked:
@@ -75,18 +77,22 @@ class Unpacked:
         if self._gzip is None:
             self._take(data)
             return
-        rest: bytes | bytearray = data
+        for start in range(0, len(data), _INPUT):
+            self._gzip = self._decompress(self._gzip, data[start : start + _INPUT])
+
+    def _decompress(self, gzip: zlib._Decompress, rest: bytes | bytearray) -> zlib._Decompress:
         try:
             while rest:
-                if self._gzip.eof:
+                if gzip.eof:
                     # Several compressed files in a row are one, as pigz and `cat` make them; tapes
                     # are filled up with zeros.
                     if not rest.strip(b"\0"):
-                        return
-                    self._gzip = zlib.decompressobj(_GZIP_BITS)
-                piece = self._gzip.decompress(rest, _PIECE)
+                        break
+                    gzip = zlib.decompressobj(_GZIP_BITS)
+                piece = gzip.decompress(rest, _PIECE)
                 if piece:
                     self._take(piece)
-                rest = self._gzip.unused_data or self._gzip.unconsumed_tail
+                rest = gzip.unused_data or gzip.unconsumed_tail
         except zlib.error as error:
             raise InvalidArchive(f"the archive's compression is damaged: {error}") from error
+        return gzip

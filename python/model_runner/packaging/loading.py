@@ -101,8 +101,9 @@ class Loading:
         choice = self._choose()
         given = choice.tags if self._tags is None else self._tags
         model = self._store.write(choice.manifest, tags=given)
-        for digest in self._added & choice.documents:
-            # In an OCI layout manifests are blobs, too. No model has one among its files.
+        layers = {blob.digest for blob in model.manifest.blobs}
+        for digest in (self._added & choice.documents) - layers:
+            # In an OCI layout manifests are blobs, too. A model hardly has one among its files.
             self._store.blobs.path(digest).unlink(missing_ok=True)
         return model
 
@@ -158,7 +159,8 @@ class Loading:
         if digest is None:
             self._ignored += size
             if self._ignored > _MAX_IGNORED:
-                raise InvalidArchive(f"the archive holds `{name[:200]}`, which is of no model")
+                shown = name[:200].encode("utf-8", "replace").decode()
+                raise InvalidArchive(f"the archive holds `{shown}`, which is of no model")
         return Nowhere()
 
     def _collect(self, name: str, size: int) -> Sink:

@@ -160,9 +160,7 @@ class TarReader:
         except tarfile.HeaderError as error:
             if self._entries:
                 raise InvalidArchive(f"the archive is damaged ({error})") from error
-            raise InvalidArchive(
-                "this is no tar archive", hint="archives of models are made by `model-runner save`"
-            ) from error
+            raise _no_archive() from error
         self._entries += 1
         if self._entries > _MAX_ENTRIES:
             raise InvalidArchive(f"the archive has more than {_MAX_ENTRIES} entries")
@@ -222,9 +220,16 @@ class TarReader:
     def _feed_trailer(self, rest: memoryview) -> None:
         self._trailer = (self._trailer or 0) + len(rest)
         if self._trailer > _MAX_TRAILER or any(rest):
+            if not self._entries:
+                raise _no_archive()
             raise InvalidArchive(
                 "the archive goes on behind its end", hint="send one archive at a time"
             )
+
+
+def _no_archive() -> InvalidArchive:
+    hint = "archives of models are made by `model-runner save`"
+    return InvalidArchive("this is no tar archive", hint=hint)
 
 
 def _records(content: bytes) -> list[tuple[bytes, bytes]]:
