@@ -221,6 +221,20 @@ class ResponseNotFound(NotFound):
         )
 
 
+class ItemNotFound(NotFound):
+    """No stored response has an item of that ID. The first words are OpenAI's."""
+
+    status = 400
+    param = "input"
+
+    def __init__(self, item_id: str) -> None:
+        super().__init__(
+            f"Item with id '{item_id[:100]}' not found",
+            hint="its response was deleted, is too old, or was made with `store: false`;"
+            " send the item itself",
+        )
+
+
 class PreviousResponseNotFound(NotFound):
     """A conversation of which a part is not stored. The first words are OpenAI's.
 

@@ -178,3 +178,33 @@ def test_every_base_url_leads_to_everything(server, base):
         assert client.responses.retrieve(response.id).output_text.strip() == SPOKEN
         assert len(list(client.responses.input_items.list(response.id))) == 1
         client.responses.delete(response.id)
+
+
+def test_items_that_are_only_named_are_found_in_their_response(client):
+    first = client.responses.create(**ask())
+    [said] = first.output
+    turns = [
+        {"role": "user", "content": "Hello"},
+        {"type": "item_reference", "id": said.id},
+        {"role": "user", "content": "And then?"},
+    ]
+    second = client.responses.create(**ask(input=turns))
+    alone = client.responses.create(**ask(input="And then?"))
+    assert second.usage.input_tokens > alone.usage.input_tokens + first.usage.output_tokens
+    kept = {item.id: item for item in client.responses.input_items.list(second.id)}
+    assert kept[said.id].content[0].text.strip() == SPOKEN
+
+
+@pytest.mark.parametrize("item_id", ["msg_absent", f"msg_{'0' * 28}"])
+def test_an_item_that_is_named_and_not_there_is_refused(client, item_id):
+    with pytest.raises(openai.BadRequestError, match="not found"):
+        client.responses.create(**ask(input=[{"type": "item_reference", "id": item_id}]))
+
+
+def test_tools_that_only_openai_runs_are_left_out_and_not_repeated(client):
+    """Agents offer them beside their own, whatever they talk to."""
+    own = {"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": False}
+    response = client.responses.create(**ask(tools=[{"type": "web_search"}, own]))
+    assert [tool.type for tool in response.tools] == ["function"]
+    with pytest.raises(openai.BadRequestError, match="not supported"):
+        client.responses.create(**ask(tools=[{"type": "custom", "name": "patch"}]))

@@ -143,6 +143,23 @@ async def tell_history(request: Request, services: Used) -> Response:
     return _json(await asyncio.to_thread(packing.encode, {"items": said, "instructions": None}))
 
 
+class AskedItems(BaseModel):
+    """Items that a request names.
+
+    Attributes:
+        ids: Their IDs.
+    """
+
+    ids: list[str]
+
+
+@control.post("/responses/items")
+async def tell_items(request: Request, services: Used) -> Response:
+    """Items of stored responses."""
+    asked = parse_body(AskedItems, await read_body(request), complaint="invalid request for items")
+    return _encoded({"items": await services.responses.named_items(asked.ids)})
+
+
 def _limit(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:4]) <= _MOST_ITEMS):
         raise InvalidParameter(

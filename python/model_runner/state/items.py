@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ Item = dict[str, Any]
 
 # How OpenAI begins the IDs of items; of other kinds it has many, which nobody tells apart by them.
 _PREFIXES = {"message": "msg", "function_call": "fc", "reasoning": "rs"}
+
+# How the data plane names the items of a response: by its digits, and a number.
+_OF_RESPONSE = re.compile(r"[a-z]+_([0-9a-f]{24})[0-9a-f]{4,}")
 
 # Kinds that clients read a status of; the others do not all have one.
 _WITH_STATUS = {"message", "function_call", "function_call_output"}
@@ -43,6 +47,12 @@ class Link:
         """The items of its output."""
         output = packing.load(self.response).get("output")
         return [item for item in output or [] if isinstance(item, dict)]
+
+
+def response_of(item_id: str) -> str | None:
+    """The response that has an item, which its ID tells; None if it is none of ours."""
+    found = _OF_RESPONSE.fullmatch(item_id)
+    return f"resp_{found[1]}" if found else None
 
 
 @dataclass(frozen=True, slots=True)

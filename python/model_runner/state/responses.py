@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_runner.errors import (
     CannotCancel,
+    ItemNotFound,
     PreviousResponseNotFound,
     PreviousResponseUnfinished,
     RequestTooLarge,
@@ -211,6 +212,34 @@ class Responses:
                 lambda connection: self._table(connection).touch([link.id for link in links])
             )
         return await asyncio.to_thread(items.conversation, links)
+
+    async def named_items(self, item_ids: list[str]) -> list[items.Item]:
+        """Items of stored responses, in the order of their IDs, each of which names its response.
+
+        Raises:
+            ItemNotFound: There is none of that ID.
+            StateError: It could not be looked up.
+        """
+        said: dict[str, dict[str, items.Item]] = {}
+        found = []
+        for item_id in item_ids:
+            response_id = items.response_of(item_id)
+            if response_id is None:
+                raise ItemNotFound(item_id)
+            if response_id not in said:
+                said[response_id] = await self._said(response_id)
+            if item_id not in said[response_id]:
+                raise ItemNotFound(item_id)
+            found.append(said[response_id][item_id])
+        return found
+
+    async def _said(self, response_id: str) -> dict[str, items.Item]:
+        try:
+            _, link = await self._fetch(response_id)
+        except ResponseNotFound:
+            return {}
+        said = await asyncio.to_thread(items.conversation, [link])
+        return {item["id"]: item for item in said if isinstance(item.get("id"), str)}
 
     async def input_items(self, response_id: str, page: Page) -> dict[str, Any]:
         """A page of what a response was made from, earlier turns included.

@@ -103,3 +103,15 @@ test("ai: an object is generated from a schema", async () => {
   });
   assert.deepEqual(output, scene.calledWith);
 });
+
+test("ai: a conversation goes on with items that are only named", async () => {
+  const model = provider(scene.speaker);
+  const first = await generateText({ model, prompt, temperature: 0 });
+  const messages = [
+    { role: "user", content: prompt }, ...first.response.messages, { role: "user", content: "And then?" },
+  ];
+  const second = await generateText({ model, messages, temperature: 0 });
+  assert.match(JSON.stringify(second.request.body), /item_reference/);
+  assert.equal(second.text.trim(), scene.spoken);
+  assert.ok(second.usage.inputTokens > first.usage.inputTokens + first.usage.outputTokens);
+});

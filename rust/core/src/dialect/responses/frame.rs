@@ -3,12 +3,14 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::items;
+use super::request::is_hosted;
 use crate::dialect::event::Tally;
 use crate::dialect::fields::{Fields, invalid};
 use crate::dialect::identifier;
 use crate::dialect::translation::Question;
 use crate::dialect::translation::{Background, Place};
 use crate::error::Error;
+use crate::peek::elements;
 
 /// What is repeated of the request, with what stands there if it does not say; in the order of OpenAI's documentation.
 const REPEATED: [(&str, &str); 20] = [
@@ -95,7 +97,14 @@ impl Frame {
         }
         let mut repeated = Vec::new();
         for (name, otherwise) in REPEATED {
-            let value = fields.raw(name).unwrap_or(otherwise.as_bytes());
+            let own_tools;
+            let value = match (name, fields.raw(name)) {
+                ("tools", Some(tools)) => {
+                    own_tools = without_hosted(tools);
+                    &own_tools
+                }
+                (_, value) => value.unwrap_or(otherwise.as_bytes()),
+            };
             for part in [b",\"", name.as_bytes(), b"\":", value] {
                 repeated.extend_from_slice(part);
             }
@@ -173,6 +182,16 @@ impl Background {
         let failed = Box::new(move |error: &Error| frame.keep(&frame.stands(&Status::of(error))));
         Self { id, answer: begun, keep, failed }
     }
+}
+
+/// The tools that the model is told of.
+fn without_hosted(tools: &[u8]) -> Vec<u8> {
+    let is_own = |raw: &&[u8]| {
+        let kind = Fields::of(raw, "").and_then(|tool| tool.text("type", ""));
+        !kind.ok().flatten().is_some_and(|kind| is_hosted(&kind))
+    };
+    let own: Vec<&[u8]> = elements(tools).filter(is_own).collect();
+    [b"[", own.join(&b',').as_slice(), b"]"].concat()
 }
 
 fn told(tally: Tally, thought: u64) -> String {

@@ -171,6 +171,34 @@ fn part<'a>(raw: &'a [u8], path: &str) -> Result<Part<'a>, Error> {
     }
 }
 
+const REFERENCE: &str = "item_reference";
+
+/// The items that an input only names.
+pub(super) fn references(input: &[u8]) -> Vec<String> {
+    elements(input).filter_map(reference).collect()
+}
+
+/// The item that this one stands for; a reference may leave out that it is one.
+fn reference(raw: &[u8]) -> Option<String> {
+    let item = Fields::of(raw, "").ok()?;
+    let id = item.text("id", "").ok().flatten()?;
+    match item.text("type", "").ok()?.as_deref() {
+        Some(REFERENCE) => Some(id.into_owned()),
+        None if item.raw("role").is_none() => Some(id.into_owned()),
+        _ => None,
+    }
+}
+
+/// An input with what is named in it put in the names' places; `told` are these items, in order.
+pub(super) fn resolved(input: &[u8], told: &[u8]) -> Vec<u8> {
+    let mut told = elements(told);
+    let items = elements(input).map(|raw| match reference(raw) {
+        Some(_) => told.next().unwrap_or(raw),
+        None => raw,
+    });
+    [b"[", items.collect::<Vec<_>>().join(&b','.to_owned()).as_slice(), b"]"].concat()
+}
+
 /// A request's input as it is kept: items with identifiers, texts as parts.
 pub(super) fn kept(input: Option<&[u8]>) -> Vec<u8> {
     let Some(input) = input else { return b"[]".to_vec() };

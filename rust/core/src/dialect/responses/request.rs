@@ -99,17 +99,14 @@ fn tools<'a>(fields: &Fields<'a>) -> Result<Vec<Tool<'a>>, Error> {
     let read = |(place, raw): (usize, &'a [u8])| {
         let path = format!("tools.{place}");
         let tool = Fields::of(raw, &path)?;
-        match tool.text("type", &path)?.as_deref() {
-            Some("function") => {}
-            kind => {
-                let kind = kind.unwrap_or("");
-                return Err(invalid(
-                    &join(&path, "type"),
-                    format!(
-                        "tool type \"{kind}\" is not supported: give tools of type \"function\""
-                    ),
-                ));
-            }
+        let kind = tool.text("type", &path)?.unwrap_or_default();
+        if is_hosted(&kind) {
+            return Ok(None);
+        }
+        if kind != "function" {
+            let reason =
+                format!("tool type \"{kind}\" is not supported: give tools of type \"function\"");
+            return Err(invalid(&join(&path, "type"), reason));
         }
         // Chat's form is taken, too.
         let function = tool.raw("function").map(|raw| Fields::of(raw, &path)).transpose()?;
@@ -117,9 +114,19 @@ fn tools<'a>(fields: &Fields<'a>) -> Result<Vec<Tool<'a>>, Error> {
         let name = function.text("name", &path)?.filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| invalid(&join(&path, "name"), "must be a string"))?;
         let description = function.text("description", &path)?;
-        Ok(Tool::new(name, description, function.json("parameters")))
+        Ok(Some(Tool::new(name, description, function.json("parameters"))))
     };
-    fields.list("tools", "")?.into_iter().enumerate().map(read).collect()
+    let tools = fields.list("tools", "")?.into_iter().enumerate();
+    tools.filter_map(|numbered| read(numbered).transpose()).collect()
+}
+
+/// Whether OpenAI itself would run it. Agents offer such tools beside their own, whatever they talk to; the model is not
+/// told of them, and the response does not repeat them.
+pub(super) fn is_hosted(kind: &str) -> bool {
+    let hosted = ["web_search", "file_search", "code_interpreter", "image_generation"];
+    hosted.iter().any(|hosted| {
+        kind.strip_prefix(hosted).is_some_and(|it| !it.starts_with(char::is_alphanumeric))
+    })
 }
 
 /// Which tools may, and which must be called. llama-server reads a choice of one tool as if nothing was said, so it is given

@@ -138,7 +138,7 @@ impl Speech {
             (Kind::Call(_), true) => identifier::fresh("call_").into_bytes(),
             _ => part.id.0.to_vec(),
         };
-        let id = identifier::fresh(kind.prefix());
+        let id = identifier::of_item(kind.prefix(), &self.frame.id, self.items);
         let name = part.name.0.to_vec();
         let item = Item { kind, id, text: Vec::new(), logprobs: Vec::new(), call_id, name };
         if self.stream {
