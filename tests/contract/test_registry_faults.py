@@ -310,6 +310,73 @@ class _Usage:
         self.free = free
 
 
+def _on_a_disk_of(monkeypatch: pytest.MonkeyPatch, store: Store, size: int) -> None:
+    def usage(_: Path) -> _Usage:
+        return _Usage(size - sum(file.stat().st_size for file in store.root.glob("blobs/*/*")))
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+
+
+def test_of_two_pulls_that_do_not_fit_together_the_second_is_refused(
+    registry: RunningRegistry, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if another process has begun the first, and half of it is here."""
+    push(registry, "faulty/other", "v1", make_artifact(noise(_SIZE, seed=5)))
+    other = f"{registry.http_address}/faulty/other:v1"
+    _on_a_disk_of(monkeypatch, store, _SIZE * 3 // 2)
+
+    async def main() -> None:
+        elsewhere = Store.open(store.root)
+        async with (
+            fault_proxy(registry.port) as proxy,
+            open_registry(store) as client,
+            open_registry(elsewhere) as another,
+        ):
+            first = await _under_way(client, proxy)
+            with pytest.raises(DiskFull, match="of which pulls that are under way take") as failure:
+                await pulled(another, other)
+            assert "wait for them" in (failure.value.hint or "")
+            assert not (store.root / f"blobs/sha256/{sha256(noise(_SIZE, seed=5))[7:]}").exists()
+            proxy.released.set()
+            model = await first
+            # Now it is the disk that is too small.
+            with pytest.raises(DiskFull, match="the disk of the model store has") as failure:
+                await pulled(another, other)
+            assert "wait" not in (failure.value.hint or "")
+            await asyncio.to_thread(store.delete, model.id)
+            await pulled(another, other)
+
+    asyncio.run(main())
+
+
+def test_what_two_pulls_share_takes_its_room_once(
+    registry: RunningRegistry, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _on_a_disk_of(monkeypatch, store, _SIZE * 5 // 4)
+
+    async def main() -> None:
+        async with fault_proxy(registry.port) as proxy, open_registry(store) as client:
+            first = await _under_way(client, proxy)
+            reference = f"{registry.http_address}/faulty/model:v1"
+            second = asyncio.create_task(pulled(client, reference))
+            proxy.released.set()
+            assert (await first).id == (await second).model.id
+
+    asyncio.run(main())
+
+
+def test_a_pull_that_needs_the_last_byte_is_refused(
+    registry: RunningRegistry, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index and the configuration take some, too."""
+    _on_a_disk_of(monkeypatch, store, _SIZE)
+    with pytest.raises(DiskFull, match=f"needs {_SIZE} bytes and {_SIZE // 64} to spare"):
+        pull(store, f"{registry.http_address}/faulty/model:v1")
+    _on_a_disk_of(monkeypatch, store, _SIZE + _SIZE // 64)
+    pull(store, f"{registry.http_address}/faulty/model:v1")
+    _assert_arrived(store)
+
+
 def test_a_disk_that_fills_up(registry: RunningRegistry, store: Store) -> None:
     """/dev/full takes no byte, as a full disk does."""
     _prefix(store).symlink_to("/dev/full")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
-from model_runner.errors import DigestMismatch, DiskFull, RegistryUnreachable
+from model_runner.errors import Conflict, DigestMismatch, DiskFull, RegistryUnreachable
 from model_runner.registry import download, lines, spans
 from model_runner.registry.parts import PartFiles, arrived
 from model_runner.registry.prefix import Prefix
@@ -23,6 +23,7 @@ from support.oci_push import make_artifact, noise, push, sha256
 from support.oci_registry import RunningRegistry, make_authority, oci_registry
 from support.pulling import Pulled, forget_logins, open_registry, pull, pulled
 from support.registry_double import registry_double
+from support.stores import files_below
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -488,6 +489,30 @@ def test_the_last_who_leaves_stops_all_connections(registry: RunningRegistry, st
             await pulled(client, reference)
 
     assert _with_proxy(registry, story).delivered < _SIZE + _SLACK
+    _assert_arrived(store)
+
+
+def test_a_forced_purge_stops_all_connections(registry: RunningRegistry, store: Store) -> None:
+    async def story(proxy: FaultProxy) -> None:
+        half = asyncio.Event()
+
+        def report(message: Progress) -> None:
+            if message.layer_current > _SIZE // 2:
+                half.set()
+
+        async with open_registry(store) as client:
+            reference = f"{proxy.address}/large/model:v1"
+            task = asyncio.create_task(client.pull(reference, report=report))
+            await half.wait()
+            assert _parts(store)
+            await asyncio.to_thread(Store.open(store.root).purge, force=True)
+            assert files_below(store.root / "blobs") == set()
+            with pytest.raises(Conflict, match="somebody has forced a purge"):
+                await task
+            assert files_below(store.root / "blobs") == set()
+            await pulled(client, reference)
+
+    _with_proxy(registry, story)
     _assert_arrived(store)
 
 

@@ -12,7 +12,7 @@ from model_runner.store import PruneOptions, Store
 from support.oci_push import make_artifact, noise, sha256
 from support.pulling import forget_logins, open_registry
 from support.registry_double import registry_double
-from support.stores import add_model
+from support.stores import add_model, files_below
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -61,6 +61,37 @@ def test_what_a_pull_has_brought_so_far_is_not_pruned(store: Store) -> None:
             model = await task
             assert store.bundle(model).gguf
         assert store.prune(at_once) == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("where", ["resolving", "asking", "between layers"])
+def test_a_forced_purge_stops_a_pull(store: Store, where: str) -> None:
+    """At once, although the registry says nothing; and nothing of it comes back."""
+    first, second = noise(1000, 2), noise(1000, 3)
+    artifact = make_artifact(first, second)
+    paths = {"resolving": "/manifests/", "asking": sha256(first), "between layers": sha256(second)}
+
+    async def main() -> None:
+        asked, go_on = asyncio.Event(), asyncio.Event()
+
+        async def hold(request: web.Request) -> None:
+            if paths[where] in request.path:
+                asked.set()
+                await go_on.wait()
+
+        async with registry_double(artifact, hold) as double, open_registry(store) as client:
+            reference = f"{double.address}/slow/model:v1"
+            task = asyncio.create_task(client.pull(reference, report=lambda _: None))
+            await asked.wait()
+            elsewhere = Store.open(store.root)
+            await asyncio.to_thread(elsewhere.purge, force=True)
+            with pytest.raises(Conflict, match="somebody has forced a purge"):
+                await task
+            assert files_below(store.root / "blobs") == set()
+            assert store.entries() == ()
+            go_on.set()
+            assert (await client.pull(reference, report=lambda _: None)).id == artifact.id
 
     asyncio.run(main())
 

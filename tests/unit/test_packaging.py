@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from model_runner.errors import InvalidReference, UnsupportedModel
+from model_runner.errors import Conflict, InvalidReference, UnsupportedModel
 from model_runner.packaging import (
     Extras,
     SourceFile,
@@ -17,8 +19,10 @@ from model_runner.packaging import (
     package_weights,
 )
 from model_runner.packaging.artifact import timestamp
+from model_runner.packaging.neighbours import Found, import_found
 from model_runner.store import ModelConfig, PruneOptions, Store, gojson, manifests
-from support.stores import fixture_models, unpack_fixture
+from support.server import wait_until
+from support.stores import files_below, fixture_models, unpack_fixture
 from support.tiny_gguf import tiny_random, tiny_script
 
 CREATED = datetime(2025, 6, 15, 12, tzinfo=timezone.utc)
@@ -228,6 +232,60 @@ def test_what_a_package_is_made_of_is_not_pruned_meanwhile(store, tmp_path, monk
     package_variant(store, "m", "v", Extras(licenses=[tmp_path / "NOTICE"]))
     assert reasons == {"it is being written"}
     assert elsewhere.prune(PruneOptions(grace=0)) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "known file", "template", "variant"])
+def test_a_model_that_goes_meanwhile_may_share_a_file_with_the_package(
+    store, tmp_path, monkeypatch, kind
+):
+    """It goes when the package has found the file in the store, and is not done."""
+    weights, licence = tiny_script(tmp_path / "m.gguf"), tmp_path / "LICENSE"
+    licence.write_bytes(b"do what you like")
+    package_gguf(store, weights, "goes", Extras(licenses=[licence]))
+    elsewhere = Store.open(store.root)
+    put_bytes = store.blobs.put_bytes
+
+    def delete_and_put(data):
+        elsewhere.delete("goes")
+        return put_bytes(data)
+
+    # The last step before the model is written.
+    monkeypatch.setattr(store.blobs, "put_bytes", delete_and_put)
+    if kind == "variant":
+        model = package_variant(store, "goes", "stays", Extras(context_size=7))
+    elif kind == "known file":
+        digest = elsewhere.get("goes").manifest.layers[0].digest
+        known = SourceFile(weights, manifests.GGUF, "m.gguf", digest=digest)
+        found = Found("elsewhere", "stays", [known])
+        model = import_found(store, found, "stays")
+    else:
+        extras = Extras(licenses=[licence] if kind == "template" else [], context_size=7)
+        model = package_gguf(store, weights, "stays", extras)
+    assert [entry.tags for entry in store.entries()] == [("docker.io/ai/stays:latest",)]
+    assert store.describe() == [model.describe()]
+    assert store.bundle(model).gguf
+
+
+def test_a_package_whose_store_is_emptied_stops(store, tmp_path):
+    weights = tiny_script(tmp_path / "m.gguf")
+    elsewhere = Store.open(store.root)
+    with ThreadPoolExecutor(1) as pool:
+        asked = threading.Event()
+        purging = []
+
+        def report(*_):
+            if not purging:
+                purging.append(pool.submit(elsewhere.purge, force=True))
+            wait_until(lambda: list((store.root / ".locks").glob("*.stop")), "it is asked to stop")
+            asked.set()
+
+        with pytest.raises(Conflict, match="being emptied"):
+            package_gguf(store, weights, "m", Extras(report=report))
+        assert asked.is_set()
+        purging[0].result()
+    assert store.entries() == ()
+    assert files_below(store.root / "blobs") == set()
+    assert package_gguf(store, weights, "m")
 
 
 def test_a_file_that_cannot_be_read_is_no_fault_of_the_store(store, tmp_path, monkeypatch):

@@ -4,11 +4,12 @@ import errno
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from model_runner.errors import Conflict, ModelNotFound
-from model_runner.store import PruneOptions, Store, files, manifests
+from model_runner.store import PruneOptions, Store, files, manifests, purging
 from support.stores import add_layers, add_model, files_below, layer
 
 AT_ONCE = PruneOptions(grace=0)
@@ -213,15 +214,71 @@ def test_purge_refuses_a_directory_that_is_no_store(store):
     assert files_below(store.root) == before
 
 
-def test_purge_during_a_pull_must_be_forced(store):
+def test_purge_during_a_pull_must_be_forced(store, monkeypatch):
+    monkeypatch.setattr(purging, "_PATIENCE_SECONDS", 0.1)
     add_model(store, b"one", tags=["m"])
-    with Store.open(store.root).writing():
+    with Store.open(store.root).writing() as writer:
         with pytest.raises(Conflict, match="being pulled or packaged"):
             store.purge()
         assert store.get("m")
+        writer.check()
         store.purge(force=True)
+        with pytest.raises(Conflict, match="being emptied"):
+            writer.check()
     with pytest.raises(ModelNotFound):
         store.get("m")
+    with store.writing() as writer:
+        writer.check()
+
+
+def test_a_forced_purge_waits_for_who_stops(store):
+    """What a writer writes before it has noticed goes, too."""
+    begun, purged = threading.Event(), threading.Event()
+
+    def write():
+        with Store.open(store.root).writing() as writer:
+            begun.set()
+            for number in range(5000):
+                try:
+                    writer.check()
+                except Conflict:
+                    break
+                store.blobs.incomplete_path(f"sha256:{number:064}").write_bytes(b"more")
+            else:
+                pytest.fail("it was not asked to stop")
+            assert not purged.is_set()
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        begun.wait()
+        store.purge(force=True)
+        purged.set()
+        writing.result()
+    assert files_below(store.root / "blobs") == set()
+    assert not list((store.root / ".locks").glob("writer-*"))
+
+
+def test_what_a_writer_needs_stays_when_its_model_goes(store):
+    """However it was found: before the model went, or because another writer needs it."""
+    shared = add_model(store, b"shared", b"own", tags=["m"]).manifest.layers[0]
+    with store.writing() as writer:
+        writer.needs({shared.digest: 0})
+        assert Store.open(store.root).delete("m")
+        assert store.blobs.has(shared.digest)
+        other = add_model(store, b"shared", tags=["n"])
+    assert files_below(store.root / "blobs/sha256") == {b.digest[7:] for b in other.manifest.blobs}
+    store.delete("n")
+    assert files_below(store.root / "blobs") == set()
+
+
+def test_what_a_killed_writer_needed_goes_with_its_model(store):
+    shared = add_model(store, b"shared", tags=["m"]).manifest.layers[0]
+    (store.root / ".locks/writer-0123.lock").touch()
+    (store.root / ".locks/writer-0123.needs").write_text(f"{shared.digest} 0\n")
+    (store.root / ".locks/writer-4567.stop").touch()
+    store.delete("m")
+    assert not store.blobs.has(shared.digest)
+    assert not list((store.root / ".locks").glob("writer-*"))
 
 
 @pytest.mark.parametrize("clones", [False, True])

@@ -18,7 +18,7 @@ from model_runner.store.models import is_cncf
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from model_runner.store import Model, ModelConfig, Store
+    from model_runner.store import Model, ModelConfig, Store, Writer
     from model_runner.store.manifests import Descriptor
 
 _NANOSECONDS = 1_000_000_000
@@ -109,15 +109,18 @@ def encode(package: Package) -> Encoded:
     return Encoded(config, manifest)
 
 
-def write(store: Store, package: Package, tag: str) -> Model:
+def write(store: Store, writer: Writer, package: Package, tag: str) -> Model:
     """Write a package under a name.
 
     Raises:
         InvalidReference: The name is outside the grammar.
         UnsupportedModel: No registry would take its manifest.
+        Conflict: The store is being emptied.
         StoreError: The disk refused; DiskFull if there is no room.
     """
     encoded = encode(package)
+    writer.check()
+    writer.needs({manifests.sha256(encoded.config): 0})
     store.blobs.put_bytes(encoded.config)
     return store.write(encoded.manifest, tags=[tag])
 

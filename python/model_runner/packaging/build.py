@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from model_runner.packaging.layers import SourceFile
-    from model_runner.store import Descriptor, Model, ModelConfig, Store
+    from model_runner.store import Descriptor, Model, ModelConfig, Store, Writer
 
 NO_EXTRAS = Extras()
 
@@ -54,20 +54,22 @@ def package_weights(store: Store, weights: Weights, tag: str, extras: Extras = N
         InvalidReference: The name is outside the grammar.
         InvalidRequest: Something in `extras` cannot be.
         UnsupportedModel: A file of `extras` is not what it should be.
+        Conflict: The store is being emptied.
         StoreError: The disk refused; DiskFull if there is no room.
     """
     check_name(tag)
     extras.check(weights.config)
     # What is brought is in no model before the end, and would be pruned.
-    with disk_errors(store.root), store.writing():
-        return _package(store, weights, tag, extras)
+    with disk_errors(store.root), store.writing() as writer:
+        writer.needs({layer.digest: 0 for layer in weights.layers})
+        return _package(store, writer, weights, tag, extras)
 
 
-def _package(store: Store, weights: Weights, tag: str, extras: Extras) -> Model:
+def _package(store: Store, writer: Writer, weights: Weights, tag: str, extras: Extras) -> Model:
     by_path = weights.by_path or extras.format == "cncf"
     files = [*weights.files, *extras.files(by_path=by_path)]
     ingested = ingest(
-        store, files, source_date_epoch=extras.source_date_epoch, report=extras.report
+        store, writer, files, source_date_epoch=extras.source_date_epoch, report=extras.report
     )
     own, added = ingested[: len(weights.files)], ingested[len(weights.files) :]
     package = Package(
@@ -76,7 +78,7 @@ def _package(store: Store, weights: Weights, tag: str, extras: Extras) -> Model:
         layers=(*weights.layers, *own),
     )
     package = replace(package, layers=with_layers(package, added, by_path=by_path))
-    return finish(store, package, tag, extras)
+    return finish(store, writer, package, tag, extras)
 
 
 def check_name(tag: str) -> None:
@@ -89,7 +91,7 @@ def check_name(tag: str) -> None:
         raise InvalidReference(tag, "a model is packaged under a name, not under a digest")
 
 
-def finish(store: Store, package: Package, tag: str, extras: Extras) -> Model:
+def finish(store: Store, writer: Writer, package: Package, tag: str, extras: Extras) -> Model:
     """Write a package that has all its layers, in the form and with the context that were chosen.
 
     Raises:
@@ -101,7 +103,7 @@ def finish(store: Store, package: Package, tag: str, extras: Extras) -> Model:
         package = cncf.from_docker(package)
     if extras.context_size is not None:
         package = with_context(package, extras.context_size)
-    return write(store, package.annotated(extras.annotations), tag)
+    return write(store, writer, package.annotated(extras.annotations), tag)
 
 
 def with_context(package: Package, size: int) -> Package:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from model_runner.store import Store
+    from model_runner.store import Store, Writer
 
     # The name of the file that is being copied, bytes done, and bytes of all files.
     Report = Callable[[str, int, int], None]
@@ -47,6 +47,7 @@ class SourceFile:
 
 def ingest(
     store: Store,
+    writer: Writer,
     files: Sequence[SourceFile],
     *,
     source_date_epoch: int | None = None,
@@ -56,6 +57,7 @@ def ingest(
 
     Args:
         store: Where they go.
+        writer: Who needs them from then on.
         files: In the order of the layers.
         source_date_epoch: Seconds since 1970 to note instead of when each file was written, and
             with it the usual permissions instead of each file's own.
@@ -64,6 +66,7 @@ def ingest(
     Raises:
         UnsupportedModel: A file cannot be read, or changed meanwhile.
         DigestMismatch: A file is not what it is known to be.
+        Conflict: The store is being emptied.
         StoreError: The disk refused; DiskFull if there is no room.
     """
     states = [_state(file.path) for file in files]
@@ -71,7 +74,7 @@ def ingest(
     layers: list[Descriptor] = []
     for file, state in zip(files, states, strict=True):
         progress = partial(_relay, report, file.name, done, total) if report else None
-        digest, size = _bring(store, file, state.st_size, progress)
+        digest, size = _bring(store, writer, file, state.st_size, progress)
         if size != state.st_size or _changed(file.path, state):
             raise UnsupportedModel(f"`{file.path}` changed while it was copied", hint="try again")
         done += size
@@ -105,17 +108,35 @@ def _changed(path: Path, before: os.stat_result) -> bool:
 
 
 def _bring(
-    store: Store, file: SourceFile, size: int, progress: Callable[[int], None] | None
+    store: Store,
+    writer: Writer,
+    file: SourceFile,
+    size: int,
+    progress: Callable[[int], None] | None,
 ) -> tuple[str, int]:
-    if file.digest and store.blobs.has(file.digest, size):
-        return file.digest, size
-    try:
-        return store.blobs.ingest_file(
-            file.path, link=file.link, expected=file.digest, progress=progress
-        )
-    except DigestMismatch as error:
-        hint = "it is damaged: let the program that it belongs to fetch it again"
-        raise DigestMismatch(error.message, hint=hint) from error
+    if file.digest:
+        writer.needs({file.digest: 0})
+        if store.blobs.has(file.digest, size):
+            return file.digest, size
+
+    def watch(done: int) -> None:
+        writer.check()
+        if progress:
+            progress(done)
+
+    writer.check()
+    while True:
+        try:
+            digest, size = store.blobs.ingest_file(
+                file.path, link=file.link, expected=file.digest, progress=watch
+            )
+        except DigestMismatch as error:
+            hint = "it is damaged: let the program that it belongs to fetch it again"
+            raise DigestMismatch(error.message, hint=hint) from error
+        writer.needs({digest: 0})
+        # Until it was said that it is needed, it could go with another model that has it.
+        if store.blobs.has(digest, size):
+            return digest, size
 
 
 def _relay(report: Report, name: str, before: int, total: int, done: int) -> None:

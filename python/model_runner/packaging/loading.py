@@ -57,11 +57,12 @@ class Loading:
         self._ignored = 0
         self._blob: _Blob | None = None
         self._added: set[str] = set()
+        self._needed: set[str] = set()
         # Whoever closes may not be able to wait for the thread that feeds.
         self._feeding = threading.Lock()
         self._writing = ExitStack()
         with disk_errors(store.root):
-            self._writing.enter_context(store.writing())
+            self._writer = self._writing.enter_context(store.writing())
 
     def __enter__(self) -> Loading:
         return self
@@ -82,9 +83,11 @@ class Loading:
         Raises:
             InvalidArchive: They are not those of an archive, or it is damaged.
             DigestMismatch: A blob is not what its name says.
+            Conflict: The store is being emptied.
             StoreError: The disk refused; DiskFull if there is no room.
         """
         with self._feeding:
+            self._writer.check()
             self._unpacked.feed(data)
 
     def finish(self) -> Model:
@@ -96,6 +99,7 @@ class Loading:
             UnsupportedModel: It is not a model of a kind that this program knows.
             StoreError: A blob is missing, or the disk refused.
         """
+        self._writer.check()
         self._unpacked.finish()
         self._tar.finish()
         choice = self._choose()
@@ -154,6 +158,9 @@ class Loading:
             return self._collect(name, size)
         match = _BLOB.fullmatch(name)
         digest = f"sha256:{match[1]}" if match else None
+        if digest is not None and digest not in self._needed:
+            self._needed.add(digest)
+            self._writer.needs({digest: 0})
         if digest is not None and not self._store.blobs.has(digest, size):
             return self._receive(digest, size)
         if digest is None:

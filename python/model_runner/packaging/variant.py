@@ -20,7 +20,7 @@ from model_runner.store.modelfile import NUM_CTX, Modelfile
 
 if TYPE_CHECKING:
     from model_runner.packaging.extras import Extras
-    from model_runner.store import Model, Store
+    from model_runner.store import Model, Store, Writer
 
 
 def package_variant(store: Store, source: str, tag: str, extras: Extras = NO_EXTRAS) -> Model:
@@ -38,17 +38,20 @@ def package_variant(store: Store, source: str, tag: str, extras: Extras = NO_EXT
         InvalidRequest: Something in `extras` cannot be, as Docker's form for a package of the
             CNCF's.
         ModelNotFound: There is no such model.
+        Conflict: The store is being emptied.
         UnsupportedModel: A file of `extras` is not what it should be.
         StoreError: The disk refused; DiskFull if there is no room.
     """
     check_name(tag)
     # What is brought is in no model before the end, and would be pruned.
-    with disk_errors(store.root), store.writing():
-        return _package(store, source, tag, extras)
+    with disk_errors(store.root), store.writing() as writer:
+        return _package(store, writer, source, tag, extras)
 
 
-def _package(store: Store, source: str, tag: str, extras: Extras) -> Model:
+def _package(store: Store, writer: Writer, source: str, tag: str, extras: Extras) -> Model:
     model = store.get(source)
+    writer.needs({blob.digest: 0 for blob in model.manifest.blobs})
+    store.get(model.id)  # still there: from now on its files are
     extras.check(model.config)
     package = _opened(store, model)
     if package.is_cncf and extras.format == "docker":
@@ -59,6 +62,7 @@ def _package(store: Store, source: str, tag: str, extras: Extras) -> Model:
     by_path = model.manifest.keeps_paths or extras.format == "cncf"
     added = ingest(
         store,
+        writer,
         extras.files(by_path=by_path),
         source_date_epoch=extras.source_date_epoch,
         report=extras.report,
@@ -66,7 +70,7 @@ def _package(store: Store, source: str, tag: str, extras: Extras) -> Model:
     if package.is_cncf:
         added = cncf.layers(added, by_path=True)
     changed = replace(package, layers=with_layers(package, added, by_path=by_path))
-    return finish(store, changed.annotated(_record(model, extras)), tag, extras)
+    return finish(store, writer, changed.annotated(_record(model, extras)), tag, extras)
 
 
 def _record(model: Model, extras: Extras) -> dict[str, str]:

@@ -21,7 +21,7 @@ from model_runner.registry.oci import Repository
 from model_runner.registry.progress import LayerProgress, Progress
 from model_runner.registry.push import Push
 from model_runner.registry.repair import Repaired, repair
-from model_runner.registry.room import check_room
+from model_runner.registry.room import keep_room
 from model_runner.registry.together import together
 from model_runner.registry.transfer import Transfers
 from model_runner.registry.wire import Patience, Wire
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from model_runner.names import Reference
     from model_runner.registry.mirrors import FirstOf
     from model_runner.registry.source import Source
-    from model_runner.store import Store
+    from model_runner.store import Store, Writer
     from model_runner.store.manifests import Descriptor, Manifest
 
 # Layers of one pull that are fetched at the same time. Sharded models have dozens, and a registry
@@ -66,12 +66,6 @@ class Registry:
         self._transfers = Transfers(store.blobs, settings.pull_connections)
         self._hub = HuggingFace(store, settings, self._wire, self._transfers)
 
-    @property
-    def store(self) -> Store:
-        """Where models go."""
-        return self._store
-
-    @as_writer
     async def pull(
         self,
         reference: str,
@@ -105,26 +99,34 @@ class Registry:
             DigestMismatch: The registry sends other bytes than it names.
             DiskFull: There is no room; what has arrived is kept.
             StoreError: The store cannot be written.
+            Conflict: Somebody has emptied the store meanwhile.
             ShuttingDown: `close` was called.
         """
-        if names.is_hub(reference, default_registry=self._settings.default_registry):
-            return await self._hub.pull(reference, token=token, report=report)
-        wanted = names.parse(reference, default_registry=self._settings.default_registry)
-        repository = self._repository(wanted, token, insecure=insecure)
+
+        async def fetch(writer: Writer) -> Model:
+            if names.is_hub(reference, default_registry=self._settings.default_registry):
+                return await self._hub.pull(reference, writer, token=token, report=report)
+            wanted = names.parse(reference, default_registry=self._settings.default_registry)
+            repository = self._repository(wanted, token, insecure=insecure)
+            return await self._pull(wanted, repository, writer, report)
+
+        return await as_writer(self._store, fetch)
+
+    async def _pull(
+        self,
+        wanted: Reference,
+        repository: Repository,
+        writer: Writer,
+        report: Callable[[Progress], None],
+    ) -> Model:
         tags = [f"{wanted.name}:{wanted.tag}"] if wanted.tag else []
         try:
             remote = await repository.resolve(wanted)
+            await asyncio.to_thread(writer.needs, {blob.digest: 0 for blob in remote.blobs})
             cached = await asyncio.to_thread(self._complete_model, remote)
             if cached is None:
-                await self._fetch(remote, repository, report)
-            try:
-                model = await asyncio.to_thread(self._store.write, remote.raw, tags=tags)
-            except StoreError:
-                # A model with which this one shares a file may have been removed meanwhile.
-                if await asyncio.to_thread(self._has_files, remote):
-                    raise
-                await self._fetch(remote, repository, report)
-                model = await asyncio.to_thread(self._store.write, remote.raw, tags=tags)
+                await self._fetch(remote, writer, repository, report)
+            model = await asyncio.to_thread(self._store.write, remote.raw, tags=tags)
         except RegistryUnreachable as error:
             raise await asyncio.to_thread(self._explain, wanted, error) from error
         message = (
@@ -214,7 +216,6 @@ class Registry:
         # Without a manifest nobody knows the commit. It may be the newest.
         return await self._hub.pinned(reference, manifest) if manifest else reference
 
-    @as_writer
     async def repair(
         self, reference: str, blob: Descriptor, damaged: Path, watch: Callable[[int], None]
     ) -> Repaired | None:
@@ -233,13 +234,17 @@ class Registry:
         Raises:
             ModelRunnerError: As `pull`; the damaged file stays as it is.
         """
-        source: Source | None
-        if names.is_hub(reference, default_registry=self._settings.default_registry):
-            source = await self._hub.source(reference, blob)
-        else:
-            wanted = names.parse(reference, default_registry=self._settings.default_registry)
-            source = self._repository(wanted, None).layer(blob)
-        return await repair(self._transfers, blob, source, damaged, watch) if source else None
+
+        async def mend(_: Writer) -> Repaired | None:
+            source: Source | None
+            if names.is_hub(reference, default_registry=self._settings.default_registry):
+                source = await self._hub.source(reference, blob)
+            else:
+                wanted = names.parse(reference, default_registry=self._settings.default_registry)
+                source = self._repository(wanted, None).layer(blob)
+            return await repair(self._transfers, blob, source, damaged, watch) if source else None
+
+        return await as_writer(self._store, mend)
 
     async def close(self) -> None:
         """Stop all pulls, keep what has arrived, and close all connections."""
@@ -284,11 +289,15 @@ class Registry:
         return RegistryUnreachable(error.message, hint=hint)
 
     async def _fetch(
-        self, remote: Manifest, repository: Repository, report: Callable[[Progress], None]
+        self,
+        remote: Manifest,
+        writer: Writer,
+        repository: Repository,
+        report: Callable[[Progress], None],
     ) -> None:
         # A file that a model has twice is one blob.
         layers = {layer.digest: layer for layer in remote.layers}.values()
-        await asyncio.to_thread(check_room, self._store, layers)
+        await asyncio.to_thread(keep_room, self._store, writer, layers)
         config = await repository.config(remote)
         # A config that makes no sense is known before gigabytes are fetched.
         parse_config(config, remote)

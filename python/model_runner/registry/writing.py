@@ -1,50 +1,48 @@
-"""A pull as a writer of the store, so that nothing it has brought is pruned before it is done."""
+"""A pull as a writer of the store: nothing it has brought is pruned, and a purge can stop it."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Concatenate, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from typing_extensions import ParamSpec
-
-from model_runner.store.files import disk_errors
+from model_runner.registry.threads import in_thread
+from model_runner.store import disk_errors
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import Callable, Coroutine
 
-    from model_runner.registry.pull import Registry
-    from model_runner.store import Store
+    from model_runner.store import Store, Writer
 
-_Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 
+# How often to look whether the store is being emptied, by whichever process.
+_LOOK_SECONDS = 0.2
 
-@asynccontextmanager
-async def writing(store: Store) -> AsyncIterator[None]:
-    """Be a writer of a store.
+
+async def as_writer(
+    store: Store, work: Callable[[Writer], Coroutine[None, None, _Result]]
+) -> _Result:
+    """Be a writer of a store for as long as some work takes.
 
     Raises:
+        Conflict: The store is being emptied; the work was cancelled, and has ended.
         StoreError: It cannot be written.
     """
     held = store.writing()
     with disk_errors(store.root):
-        await asyncio.to_thread(held.__enter__)
+        writer = await asyncio.to_thread(held.__enter__)
     try:
-        yield
+        return await _watched(writer, work(writer))
     finally:
         held.__exit__(None, None, None)
 
 
-def as_writer(
-    method: Callable[Concatenate[Registry, _Given], Coroutine[Any, Any, _Result]],
-) -> Callable[Concatenate[Registry, _Given], Coroutine[Any, Any, _Result]]:
-    """A method of the registry that is a writer of its store for as long as it runs."""
-
-    @functools.wraps(method)
-    async def writer(self: Registry, /, *args: _Given.args, **options: _Given.kwargs) -> _Result:
-        async with writing(self.store):
-            return await method(self, *args, **options)
-
-    return writer
+async def _watched(writer: Writer, work: Coroutine[None, None, _Result]) -> _Result:
+    working = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait([working], timeout=_LOOK_SECONDS))[0]:
+            await in_thread(writer.check)
+        return working.result()
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)

@@ -41,7 +41,7 @@ from model_runner.store.purging import purge
 from model_runner.store.uploads import Uploads
 from model_runner.store.usage import ModelUsage, Usage, measure
 from model_runner.store.verification import Finding, Step, Verification
-from model_runner.store.writers import Writers
+from model_runner.store.writers import Writer, Writers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +67,7 @@ __all__ = [
     "Store",
     "Usage",
     "Verification",
+    "Writer",
     "disk_errors",
     "parse_manifest",
 ]
@@ -106,6 +107,7 @@ class Store:
         self._bundles = BundleStore(layout, self.blobs)
         self.uploads = Uploads(layout, self.prune)
         self._scratch = BundleStore(Layout(scratch), self.blobs) if scratch else None
+        self._all_bundles = [each for each in (self._bundles, self._scratch) if each]
         # Manifests and configurations are named by digest: once read, they cannot change.
         self._contents: dict[str, tuple[Manifest, ConfigFile]] = {}
 
@@ -141,10 +143,11 @@ class Store:
         """A number that changes with the index, whoever changed it. Costs one `stat`."""
         return self._index.snapshot().generation
 
-    def writing(self) -> AbstractContextManager[None]:
+    def writing(self) -> AbstractContextManager[Writer]:
         """Be a writer: until the end of this, nothing is pruned that is in no model yet.
 
-        For whoever brings the files of a model one by one; entering it blocks for moments.
+        For whoever brings the files of a model one by one; entering it blocks for moments. What it
+        says that it needs is not removed with other models, either.
 
         Raises:
             OSError: The store cannot be written.
@@ -363,6 +366,7 @@ class Store:
         """
         purge(self._layout, self._index, self._writers, force=force)
         self._contents.clear()
+        self._sweep_scratch(older_than=0)
 
     def usage(self) -> Usage:
         """How much disk the store takes, and for which models.
@@ -382,7 +386,7 @@ class Store:
         entry = self.resolve(reference)
         # What is read from now on is what is on the disk.
         self._contents.pop(entry.id, None)
-        return Verification(self._layout, self._index, self.blobs, self._bundles, entry)
+        return Verification(self._layout, self._index, self.blobs, self._all_bundles, entry)
 
     def _bundle(self, model: Model) -> Bundle:
         def config() -> ConfigFile:
@@ -432,15 +436,21 @@ class Store:
         """
         if model_id in self._index.snapshot().by_id:
             return False
+        if self._scratch:
+            self._scratch.remove(model_id)
         return self._discard_bundle(model_id)
 
     def _discard_bundle(self, model_id: str) -> bool:
         """Remove the bundle of a model that is not in the index; say whether it is not."""
-        with self._index.change() as entries:
-            if any(entry.id == model_id for entry in entries):
-                return False
-            self._bundles.remove(model_id)
-            return True
+        try:
+            with self._index.change() as entries:
+                if any(entry.id == model_id for entry in entries):
+                    return False
+                self._bundles.remove(model_id)
+        except StoreError as error:
+            if not is_read_only(error):
+                raise  # else it is for its owner to remove
+        return True
 
     def _sweep_bundles(self) -> None:
         """Remove old bundles without a model: crashes leave them, and they hold whole weights."""
@@ -449,10 +459,18 @@ class Store:
             for model_id in self._bundles.older_than(_ORPHAN_SECONDS):
                 if model_id not in known:
                     self._discard_bundle(model_id)
-            if self._scratch:
-                for model_id in self._scratch.older_than(_ORPHAN_SECONDS):
-                    if model_id not in known:
-                        self._scratch.remove(model_id)
+        except (StoreError, OSError) as error:
+            logger.warning("could not remove the bundle of no model: %s", error)
+        self._sweep_scratch(_ORPHAN_SECONDS)
+
+    def _sweep_scratch(self, older_than: float) -> None:
+        if self._scratch is None:
+            return
+        known = self._index.snapshot().by_id
+        try:
+            for model_id in self._scratch.older_than(older_than):
+                if model_id not in known:
+                    self._scratch.remove(model_id)
         except (StoreError, OSError) as error:
             logger.warning("could not remove the bundle of no model: %s", error)
 
@@ -537,15 +555,18 @@ class Store:
         self._contents.pop(entry.id, None)
         if not is_digest(entry.id):
             return  # somebody's strange index; what it names is no file of ours
-        with self._index.change() as entries:
+        # Whoever is making a model of one of them says so; `prune` takes it if nothing comes of it.
+        with self._writers.letting_go() as needed, self._index.change() as entries:
             if any(other.id == entry.id for other in entries):
                 return  # it was written again meanwhile
             # Not by the index alone: somebody may have written one that lists no files.
             used = self._references(entries)
             needless = set(entry.files) - used.blobs if used.complete else set()
+            needless = needless.difference(needed)
             doomed = [self._layout.manifests / digest_hex(entry.id)]
             doomed += [self.blobs.path(digest) for digest in needless if is_digest(digest)]
-            self._bundles.remove(entry.id)
+            for bundles in self._all_bundles:
+                bundles.remove(entry.id)
             for path in doomed:
                 _remove(path)
 

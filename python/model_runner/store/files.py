@@ -61,6 +61,16 @@ def is_read_only(error: StoreError) -> bool:
     return isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_PERMISSION
 
 
+@contextlib.contextmanager
+def suppress_read_only() -> Iterator[None]:
+    """Leave alone what this user may not write to."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_PERMISSION:
+            raise
+
+
 def sync_directory(path: Path) -> None:
     """Make renames and new names in a directory survive a power cut."""
     if sys.platform == "win32":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import tempfile
@@ -13,15 +14,23 @@ from model_runner.store.files import disk_errors, sync_directory
 from model_runner.store.layout import is_temporary
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from model_runner.store.index import Index
     from model_runner.store.layout import Layout
     from model_runner.store.writers import Writers
 
 logger = logging.getLogger(__name__)
 
+# A pull stops within a second. Who has not by then is at one long step, such as syncing gigabytes;
+# what it does next fails, for what it has written is gone.
+_PATIENCE_SECONDS = 5.0
+
 
 def purge(layout: Layout, index: Index, writers: Writers, *, force: bool) -> None:
     """Remove every model and all that belongs to the store; what else lies there stays.
+
+    Forced, it first asks those to stop who are bringing models: what they write later would stay.
 
     Raises:
         Conflict: Somebody is bringing a model, and it is not forced; or this is no store.
@@ -33,17 +42,23 @@ def purge(layout: Layout, index: Index, writers: Writers, *, force: bool) -> Non
                 f"`{layout.root}` is no model store any more: it has no layout.json",
                 hint="nothing was removed; check MODELS_PATH",
             )
-        with writers.kept_out() as quiet:
-            if not quiet and not force:
-                raise Conflict(
-                    "a model is being pulled or packaged",
-                    hint="wait for it, or force it, which makes that fail",
-                )
-            with index.emptied():
-                trash = _take_away(layout)
+        alone = writers.sent_away(_PATIENCE_SECONDS) if force else _nobody(writers)
+        with alone, index.emptied():
+            trash = _take_away(layout)
         # Gigabytes take the disk a while, and nobody needs to wait for it.
         for path in trash:
             _remove(path)
+
+
+@contextlib.contextmanager
+def _nobody(writers: Writers) -> Iterator[None]:
+    with writers.kept_out() as quiet:
+        if not quiet:
+            raise Conflict(
+                "a model is being pulled or packaged",
+                hint="wait for it, or force it, which makes that fail",
+            )
+        yield
 
 
 def _take_away(layout: Layout) -> list[Path]:

@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Literal
 import filelock
 
 from model_runner.errors import ModelNotFound, StoreError, UnsupportedModel
-from model_runner.store.files import disk_errors, is_read_only, sync_directory
+from model_runner.store.files import (
+    disk_errors,
+    is_read_only,
+    suppress_read_only,
+    sync_directory,
+)
 from model_runner.store.layout import digest_hex, is_digest
 from model_runner.store.manifests import parse_manifest
 
@@ -84,7 +89,8 @@ class Verification:
         layout: Where things are.
         index: Which other models share a file.
         blobs: The blobs, and their locks.
-        bundles: Where copies and links of the files are.
+        bundles: Where copies and links of the files are: in the store, and beside one that may only
+            be read.
         entry: The model.
 
     Attributes:
@@ -95,7 +101,12 @@ class Verification:
     """
 
     def __init__(
-        self, layout: Layout, index: Index, blobs: BlobStore, bundles: BundleStore, entry: Entry
+        self,
+        layout: Layout,
+        index: Index,
+        blobs: BlobStore,
+        bundles: Sequence[BundleStore],
+        entry: Entry,
     ) -> None:
         self.entry = entry
         self.findings: list[Finding] = []
@@ -206,6 +217,7 @@ class Verification:
             if not is_read_only(error):
                 raise
             # To know it matters, also where this user can do nothing about it.
+            self._forget_copies(file.digest, self._index.snapshot().entries)
             self.findings.append(Finding(file.digest, "damaged", file.descriptor, file.path))
 
     def _take_out(self, file: _File, read: os.stat_result) -> None:
@@ -221,11 +233,19 @@ class Verification:
                 return  # somebody has brought another one
             with self._index.change() as entries:
                 path = self._set_aside(file.path)
-                # They hold the damaged bytes under another name.
-                for entry in entries:
-                    if file.digest in entry.files and is_digest(entry.id):
-                        self._bundles.remove(entry.id)
+                self._forget_copies(file.digest, entries)
         self.findings.append(Finding(file.digest, "damaged", file.descriptor, path))
+
+    def _forget_copies(self, digest: str, entries: Sequence[Entry]) -> None:
+        """Remove the bundles that hold a damaged file under another name."""
+        for entry in entries:
+            if digest in entry.files and is_digest(entry.id):
+                self._remove_bundles(entry.id)
+
+    def _remove_bundles(self, model_id: str) -> None:
+        for bundles in self._bundles:
+            with suppress_read_only():
+                bundles.remove(model_id)
 
     def _set_aside_or_left(self, path: Path) -> Path:
         """As below; where it is, if this user may not move it."""
@@ -251,7 +271,8 @@ class Verification:
 
     def _check_copies(self, manifest: Manifest, total: int) -> Iterator[Step]:
         """Read the bundle's files that are not the blobs themselves under another name."""
-        for digest, copy in self._bundles.copies(manifest):
+        copies = [copy for bundles in self._bundles for copy in bundles.copies(manifest)]
+        for digest, copy in copies:
             try:
                 with copy.open("rb") as opened:
                     size = os.fstat(opened.fileno()).st_size
@@ -262,7 +283,7 @@ class Verification:
                 continue
             if reading.digest != digest:
                 self.findings.append(Finding(digest, "unpacked"))
-                self._bundles.remove(self.entry.id)
+                self._remove_bundles(self.entry.id)
                 return
 
 

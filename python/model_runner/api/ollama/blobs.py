@@ -108,7 +108,7 @@ class _Incoming:
             )
         self._writing = ExitStack()
         with disk_errors(store.root):
-            self._writing.enter_context(store.writing())
+            self._writer = self._writing.enter_context(store.writing())
         try:
             store.uploads.note(digest)
             self._blob = store.blobs.receive(digest)
@@ -122,6 +122,7 @@ class _Incoming:
         return self._blob.found
 
     def write(self, piece: bytearray) -> None:
+        self._writer.check()
         self._blob.write(memoryview(piece))
 
     def commit(self) -> None:

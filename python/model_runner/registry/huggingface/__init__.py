@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from model_runner.registry.huggingface.source import HubSource
     from model_runner.registry.transfer import Transfers
     from model_runner.registry.wire import Wire
-    from model_runner.store import Model, Store
+    from model_runner.store import Model, Store, Writer
     from model_runner.store.manifests import Descriptor, Manifest
 
 # Looks at models that are not here, at the same time: a hostile one holds 150 MiB of memory.
@@ -55,7 +55,12 @@ class HuggingFace:
         self._looks = asyncio.Semaphore(_PARALLEL_LOOKS)
 
     async def pull(
-        self, reference: str, *, token: str | None, report: Callable[[Progress], None]
+        self,
+        reference: str,
+        writer: Writer,
+        *,
+        token: str | None,
+        report: Callable[[Progress], None],
     ) -> Model:
         """Fetch a model, or find that it is here; as `Registry.pull`."""
         wanted = self._parse(reference)
@@ -63,7 +68,7 @@ class HuggingFace:
             return await asyncio.to_thread(self._local, wanted, report)
         access = await self._access(wanted, token)
         try:
-            pull = HubPull(self._store, self._wire, self._transfers, report)
+            pull = HubPull(self._store, writer, self._wire, self._transfers, report)
             return await pull.run(wanted, access)
         except RegistryUnreachable as error:
             raise await asyncio.to_thread(self._explain, wanted, error) from error

@@ -14,9 +14,10 @@ from model_runner.registry.huggingface.files import check_small, is_git_id_of
 from model_runner.registry.huggingface.selection import select
 from model_runner.registry.huggingface.templates import find_template
 from model_runner.registry.progress import MIB, LayerProgress, Progress
-from model_runner.registry.room import check_room
+from model_runner.registry.room import keep_room
 from model_runner.registry.together import together
 from model_runner.store import Descriptor
+from model_runner.store.manifests import sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from model_runner.registry.huggingface.selection import Chosen, Selection
     from model_runner.registry.transfer import Transfers
     from model_runner.registry.wire import Wire
-    from model_runner.store import Model, ModelConfig, Store
+    from model_runner.store import Model, ModelConfig, Store, Writer
 
 _FETCHING = "Fetching file list..."
 
@@ -42,15 +43,22 @@ class HubPull:
 
     Args:
         store: Where the model goes.
+        writer: Who needs its files.
         wire: The connections.
         transfers: What is on its way already.
         report: Takes the progress.
     """
 
     def __init__(
-        self, store: Store, wire: Wire, transfers: Transfers, report: Callable[[Progress], None]
+        self,
+        store: Store,
+        writer: Writer,
+        wire: Wire,
+        transfers: Transfers,
+        report: Callable[[Progress], None],
     ) -> None:
         self._store = store
+        self._writer = writer
         self._wire = wire
         self._transfers = transfers
         self._report = report
@@ -70,7 +78,7 @@ class HubPull:
         template = await self._template(selection, config, commit)
         self._say("Building model artifact...")
         package = package_of(config, [*fetched, *template], commit.revision.modified)
-        model = await asyncio.to_thread(write, self._store, package, wanted.tag)
+        model = await asyncio.to_thread(write, self._store, self._writer, package, wanted.tag)
         cached = model.id in known and not self._arrived
         message = f"Using cached model: {config.size}" if cached else "Model pulled successfully"
         self._report(Progress("success", message))
@@ -114,7 +122,7 @@ class HubPull:
             for chosen in selection.layers
             if chosen.file.digest
         }
-        await asyncio.to_thread(check_room, self._store, large.values())
+        await asyncio.to_thread(keep_room, self._store, self._writer, large.values())
         before = await asyncio.to_thread(self._layers_of, wanted)
         total = sum(chosen.file.size for chosen in selection.layers)
         turns = asyncio.Semaphore(_PARALLEL_FILES)
@@ -159,10 +167,14 @@ class HubPull:
         if digest is None:
             self._arrived = True
             data = await commit.source(chosen.file).read()
-            digest = await asyncio.to_thread(self._store.blobs.put_bytes, data)
+            digest = await asyncio.to_thread(self._put, data)
         size = chosen.file.size
         LayerProgress(self._report, total=total, layer_id=digest, size=size).finish()
         return Descriptor(chosen.media_type, size, digest)
+
+    def _put(self, data: bytes) -> str:
+        self._writer.needs({sha256(data): 0})
+        return self._store.blobs.put_bytes(data)
 
     def _layers_of(self, wanted: HubReference) -> dict[str, Descriptor]:
         """What an earlier pull under this name has brought, by the paths in the package."""
@@ -177,6 +189,7 @@ class HubPull:
         layer = before.get(chosen.path)
         if layer is None or layer.size != chosen.file.size:
             return None
+        self._writer.needs({layer.digest: 0})
         if not self._store.blobs.has(layer.digest, layer.size):
             return None
         data = self._store.blobs.read(layer.digest)
@@ -193,7 +206,7 @@ class HubPull:
         data = await find_template(selection, config, read)
         if data is None:
             return []
-        await asyncio.to_thread(self._store.blobs.put_bytes, data)
+        await asyncio.to_thread(self._put, data)
         return [template_file(data)]
 
 
