@@ -20,6 +20,7 @@ from filelock import FileLock
 from model_runner.errors import DiskFull, StoreError
 from model_runner.packaging import package_gguf
 from model_runner.store import PruneOptions, Store, disk_errors, index
+from support.small_disks import on_disk_of
 from support.store_writer import SCENARIOS, again
 from support.stores import add_model, files_below
 from support.tiny_gguf import tiny_script
@@ -296,12 +297,7 @@ def test_a_really_full_disk_is_named(tmp_path):
 
 
 def test_on_a_disk_that_is_full_models_can_still_be_removed(tmp_path):
-    """A real file system of 2 MiB, in a mount namespace that ends with the process."""
-    inside = ["unshare", "--map-root-user", "--mount", "sh", "-ec"]
-    inside += ['mount -t tmpfs -o size=2m none "$0"; exec "$@"', str(tmp_path)]
-    if not shutil.which("unshare") or subprocess.run([*inside, "true"], check=False).returncode:
-        pytest.skip("no mount namespaces here")
-    process = writer("full", tmp_path / "models", before=inside)
+    process = writer("full", tmp_path / "models", before=on_disk_of(2, tmp_path))
     process.communicate()
     assert process.returncode == 0
 

@@ -46,6 +46,7 @@ class FaultProxy:
         self.most = 0
         self._upstream_port = upstream_port
         self._tasks: set[asyncio.Task[None]] = set()
+        self._progress = asyncio.Event()
 
     @property
     def address(self) -> str:
@@ -78,6 +79,13 @@ class FaultProxy:
             await asyncio.gather(upwards, return_exceptions=True)
             writer.transport.abort()
             client_writer.transport.abort()
+
+    async def has_delivered(self, more: int) -> None:
+        """Wait until so many further bytes went to clients."""
+        enough = self.delivered + more
+        while self.delivered < enough:
+            self._progress.clear()
+            await self._progress.wait()
 
     async def close(self) -> None:
         """End all connections."""
@@ -121,6 +129,7 @@ class FaultProxy:
 
     async def _write(self, writer: asyncio.StreamWriter, piece: bytes) -> None:
         self.delivered += len(piece)
+        self._progress.set()
         if self.flip_at is not None:
             if self.flip_at < len(piece):
                 turned = bytearray(piece)
