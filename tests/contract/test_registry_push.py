@@ -492,11 +492,24 @@ def test_what_cannot_be_pushed(registry: RunningRegistry, store: Store) -> None:
     put_into(store, _MODEL, reference)
     with pytest.raises(ModelNotFound):
         push_model(store, f"{registry.http_address}/damaged/model:v2")
-    with pytest.raises(InvalidReference):
-        push_model(store, _MODEL.id)
     store.blobs.path(_MODEL.layers[0]).write_bytes(b"torn")
     with pytest.raises(StoreError, match="missing or torn"):
         push_model(store, reference)
+
+
+@pytest.mark.parametrize("spelled", [_MODEL.id, _MODEL.id[7:], _MODEL.id[7:19]])
+def test_an_id_says_not_where_to_push_to(store: Store, spelled: str) -> None:
+    model = put_into(store, _MODEL)
+    with pytest.raises(InvalidReference, match="does not say where to push to") as refusal:
+        push_model(store, spelled)
+    assert f"`model-runner tag {spelled} REGISTRY/NAME:TAG`" in (refusal.value.hint or "")
+    store.add_tag(model.id, "localhost:1/named/model:v1")
+    with pytest.raises(InvalidReference) as refusal:
+        push_model(store, spelled)
+    assert "push it by its name (`localhost:1/named/model:v1`)" in (refusal.value.hint or "")
+    store.delete(model.id)
+    with pytest.raises(ModelNotFound):
+        push_model(store, spelled)
 
 
 def test_two_tags_of_one_model_arrive_both(registry: RunningRegistry, store: Store) -> None:

@@ -18,6 +18,8 @@ import pytest
 
 from model_runner.store import Store
 from support.archives import blob, entries_of, exported, oci_index, tar, temporary_files
+from support.oci_push import push, stored_artifact
+from support.oci_registry import oci_registry, require
 from support.server import (
     DEADLINE,
     MODEL_RUNNER,
@@ -343,6 +345,28 @@ def test_archives_pass_through_a_unix_socket_and_through_tls(source, target, tmp
         again = curl("-k", "-o", tmp_path / "again.tar", f"{url}/models/ai/tiny-script/export")
         assert again == ""
     assert (tmp_path / "again.tar").read_bytes() == archive.read_bytes()
+
+
+def test_a_layout_that_oras_made_is_loaded(source, target, tmp_path):
+    """From a registry, in a tar, without a name: oras only keeps the tag."""
+    (model,) = store_of(source).list()
+    layout, made = tmp_path / "layout", tmp_path / "oras.tar"
+    with oci_registry(tmp_path / "registry") as registry:
+        push(registry, "org/tiny", "v1", stored_artifact(source / "models", model.id))
+        there = f"{registry.http_address}/org/tiny:v1"
+        copy = [require("oras"), "cp", "--from-plain-http", there, "--to-oci-layout"]
+        for command in ([*copy, f"{layout}:v1"], ["tar", "-cf", made, "-C", layout, "."]):
+            subprocess.run(command, check=True, timeout=DEADLINE, capture_output=True)
+    with running_server(target) as server:
+        loaded = server.cli("load", "-i", str(made))
+        assert loaded.stdout == (
+            f"Loaded a model without a name; `model-runner tag {model.id[7:19]} NAME` gives it one"
+            f"\nID: {model.id}\n"
+        ), loaded.stderr
+        assert server.cli("tag", model.id[7:19], "ai/from-oras").returncode == 0
+        assert server.chat("ai/from-oras").status == 200
+        # No other files than the model's are left of the layout.
+        assert server.request("/models/prune", {"grace": 0}).json()["removed"] == []
 
 
 def test_archives_of_skopeo_are_loaded(source, target, tmp_path):

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from model_runner import names
-from model_runner.errors import StoreError
+from model_runner.errors import InvalidReference, StoreError
 from model_runner.registry.auth import Access
 from model_runner.registry.progress import LayerProgress, Progress
 from model_runner.registry.together import together
@@ -42,6 +42,8 @@ class Push:
 
     async def run(self, reference: str, token: str | None, *, insecure: bool = False) -> None:
         """Send what the registry lacks, layers first: a manifest there names what is there."""
+        if names.is_id(reference.strip()):
+            raise await asyncio.to_thread(self._no_place, reference.strip())
         wanted = names.parse(reference, default_registry=self._store.default_registry)
         model = await asyncio.to_thread(self._store.get, reference)
         elsewhere = await asyncio.to_thread(self._elsewhere, model, wanted)
@@ -74,6 +76,20 @@ class Push:
             raw = model.manifest.raw
             await target.put_manifest(version, raw, _media_type(raw), model.id)
         self._report(Progress("success", "Model pushed successfully", mode="push"))
+
+    def _no_place(self, model_id: str) -> InvalidReference:
+        """An ID names a model and no registry: say which names it has, or how it gets one."""
+        registry = self._store.default_registry
+        tags = self._store.resolve(model_id).tags
+        known = ", ".join(f"`{names.display(tag, default_registry=registry)}`" for tag in tags)
+        give = f"`model-runner tag {model_id} REGISTRY/NAME:TAG`"
+        return InvalidReference(
+            model_id,
+            "an ID does not say where to push to",
+            hint=f"push it by its name ({known}), or give it another with {give}"
+            if known
+            else f"give it a name that does with {give}, and push that",
+        )
 
     async def _send(
         self,
