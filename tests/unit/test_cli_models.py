@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -49,6 +50,51 @@ def test_list_has_one_row_for_each_tag(server, monkeypatch, command):
         "<none>                                                         00ff00ff00ff  "
         "             2048\n"
     )
+
+
+_USUAL = {
+    "docker.io/ai/smollm2:360M-Q4_K_M": ("361.82M", "MOSTLY_Q4_K_M", "llama", "256.35MiB"),
+    "docker.io/ai/qwen3-coder:latest": ("30.53B", "MOSTLY_Q4_K_M", "qwen3moe", "16.45GiB"),
+    "docker.io/ai/embeddinggemma:300M": ("302.86M", "MOSTLY_BF16", "gemma3", "580.20MiB"),
+    "huggingface.co/bartowski/llama-3.2-1b-instruct-gguf:Q4_K_M": (
+        "1.24B", "MOSTLY_Q4_K_M", "llama", "762.81MiB",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("columns", "split"), [(160, 0), (100, 1), (80, 5)])
+def test_list_fits_the_terminal_and_hides_nothing(server, columns, split):
+    """Long names get a line of their own, above the rest; so may the header."""
+    server.models = [
+        {
+            "id": f"sha256:{number:012}" + "0" * 52,
+            "tags": [tag],
+            "created": int(time.time()) - 610 * 86400,  # 20 months
+            "config": {
+                "parameters": parameters,
+                "quantization": quantization,
+                "architecture": architecture,
+                "size": size,
+                "context_size": 131072,
+            },
+        }
+        for number, (tag, (parameters, quantization, architecture, size)) in enumerate(
+            _USUAL.items()
+        )
+    ]
+    argv = [sys.executable, "-m", "model_runner.cli", "list"]
+    environment = {**os.environ, "TERM": "xterm-256color"}
+    environment.pop("COLUMNS", None)
+    with Terminal(argv, environment, columns=columns) as terminal:
+        assert terminal.wait() == 0
+        lines = terminal.shown.splitlines()
+    assert max(map(len, lines)) <= columns, terminal.shown
+    assert len(lines) == 1 + len(_USUAL) + split, terminal.shown
+    words = terminal.shown.split()
+    for tag, (parameters, quantization, architecture, size) in _USUAL.items():
+        assert tag.removeprefix("docker.io/ai/").removesuffix(":latest") in words
+        shown = quantization if columns == 160 else quantization.removeprefix("MOSTLY_")
+        assert {parameters, shown, architecture, size, "131072"} <= set(words)
 
 
 def test_list_of_a_model_whose_context_is_no_sensible_number(server):

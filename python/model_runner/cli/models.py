@@ -33,6 +33,8 @@ _HEADERS = (
     "CONTEXT",
     "SIZE",
 )
+# Where those are too wide: 100 columns are enough for usual names then.
+_NARROW_HEADERS = ("MODEL NAME", "PARAMS", "QUANT", "ARCH", "MODEL ID", "AGE", "CONTEXT", "SIZE")
 
 
 @click.command()
@@ -111,7 +113,8 @@ def list_models(model: str | None, filters: tuple[str, ...], as_json: bool, quie
     registry = default_registry()
     rows = [row for entry in models for row in _rows(entry, model, registry)]
     # Untagged models come last.
-    print_table(_HEADERS, sorted(rows, key=lambda row: (row[0] == _UNTAGGED, row)))
+    rows.sort(key=lambda row: (row[0] == _UNTAGGED, row))
+    print_table(_HEADERS, rows, narrow=[_NARROW_HEADERS, *map(_narrowed, rows)])
     for entry in models:
         if entry.missing:
             warn_of_missing(entry, registry)
@@ -157,6 +160,21 @@ def _rows(model: ModelEntry, wanted: str | None, registry: str) -> list[tuple[st
     ]
     shown = [model_name(tag, default_registry=registry) for tag in chosen or model.tags]
     return [(name, *columns) for name in shown or [_UNTAGGED]]
+
+
+def _narrowed(row: tuple[str, ...]) -> tuple[str, ...]:
+    """The same without what goes without saying."""
+    name, parameters, quantization, architecture, short, created, context, size = row
+    return (
+        name,
+        parameters,
+        quantization.removeprefix("MOSTLY_"),
+        architecture,
+        short,
+        created.removesuffix(" ago"),
+        context,
+        size,
+    )
 
 
 @click.command("rm")

@@ -1,9 +1,13 @@
-"""How results look: tables, JSON, names, ages and sizes; the same in a terminal and in a pipe."""
+"""How results look: tables, JSON, names, ages and sizes.
+
+It is the same in a terminal and in a pipe, but for tables that are wider than the terminal.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -16,16 +20,54 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SHORT_ID = 12
+_GAP = "  "
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print left-aligned columns two spaces apart under upper-case headers."""
+def print_table(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    narrow: Sequence[Sequence[str]] | None = None,
+) -> None:
+    """Print left-aligned columns two spaces apart under upper-case headers.
+
+    On a terminal that is not wide enough, what does not fit into the first column gets a line of
+    its own above the other columns.
+
+    Args:
+        headers: One for each column.
+        rows: A cell for each column.
+        narrow: The same, headers first, in fewer letters, for a terminal that is not wide enough.
+    """
     lines = [headers, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
+    widths, room = _widths(lines), _terminal_columns()
+    if room and narrow and _total(widths) > room:
+        lines, widths = [*narrow], _widths(narrow)
+    if room and _total(widths) > room:
+        left = room - (_total(widths) - widths[0])
+        fitting = [len(line[0]) for line in lines if len(line[0]) <= left]
+        widths[0] = max(fitting, default=left) if left >= 0 else widths[0]
     for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+        first, *others = line
+        if len(first) > widths[0]:
+            click.echo(first)
+            first = ""
+        cells = (cell.ljust(width) for cell, width in zip((first, *others), widths, strict=True))
+        click.echo(_GAP.join(cells).rstrip())
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
+def _terminal_columns() -> int | None:
+    """How wide the terminal is that the output goes to; None if it goes elsewhere."""
+    return (shutil.get_terminal_size((0, 0)).columns or None) if sys.stdout.isatty() else None
 
 
 def print_json(value: object) -> None:
