@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
-from model_runner.errors import DiskFull, StoreError
+from model_runner.errors import DiskFull, ModelNotFound, StoreError
 from model_runner.packaging import package_gguf
-from model_runner.store import PruneOptions, Store, disk_errors, index
+from model_runner.store import PruneOptions, Store, disk_errors, files, index
 from support.small_disks import on_disk_of
 from support.store_writer import SCENARIOS, again
 from support.stores import add_model, files_below
@@ -153,6 +153,17 @@ def unprivileged():
         os.seteuid(0)
 
 
+@contextmanager
+def as_owner():
+    """Meanwhile, whoever runs the tests."""
+    before = os.geteuid()
+    os.seteuid(os.getuid())
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
 @pytest.fixture
 def foreign_store():
     """A store that everybody may read and nobody but its owner may write."""
@@ -185,6 +196,72 @@ def test_a_store_of_somebody_else_can_be_read_and_says_why_not_written(foreign_s
             with pytest.raises(StoreError, match="permission denied") as caught:
                 attempt()
             assert "MODELS_PATH" in (caught.value.hint or "")
+
+
+@pytest.fixture
+def scratch(monkeypatch):
+    """A place of their own for those who may only read; links do not reach it, only copies do."""
+    monkeypatch.setattr(files, "reflink", lambda old, new: bool(new.write_bytes(old.read_bytes())))
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o777)
+        yield Path(place)
+
+
+def verified(store, name):
+    verification = store.verify(name)
+    while verification.step():
+        pass
+    return [finding.state for finding in verification.findings]
+
+
+def test_copies_of_somebody_elses_store_are_verified(foreign_store, scratch):
+    with unprivileged():
+        store = Store.open(foreign_store, scratch=scratch)
+        weights = store.bundle(store.get("m")).gguf
+        assert weights.is_relative_to(scratch)
+        assert verified(store, "m") == []
+        weights.chmod(0o644)
+        weights.write_bytes(b"weighty")
+        assert verified(store, "m") == ["unpacked"]
+        assert not weights.exists()
+        assert store.bundle(store.get("m")).gguf.read_bytes() == b"weights"
+    blob = store.blobs.path(store.get("m").manifest.layers[0].digest)
+    blob.chmod(0o644)
+    blob.write_bytes(b"weighty")
+    with unprivileged():
+        assert store.bundle(store.get("m")).gguf.read_bytes() == b"weights"
+        assert verified(store, "m") == ["damaged"]
+        # Its owner may bring the right one, of which this must not be the old copy.
+        assert not weights.exists()
+
+
+def test_a_copy_goes_with_the_model_of_somebody_elses_store(foreign_store, scratch, monkeypatch):
+    with unprivileged():
+        store = Store.open(foreign_store, scratch=scratch)
+        model = store.get("m")
+        store.bundle(model)
+
+    original = store._scratch.get
+
+    def get_and_lose(*arguments):
+        bundle = original(*arguments)
+        with as_owner():
+            (foreign_store / "models.json").chmod(0o644)
+            (foreign_store / "models.json").write_text('{"models": []}')
+        return bundle
+
+    monkeypatch.setattr(store._scratch, "get", get_and_lose)
+    with unprivileged(), pytest.raises(ModelNotFound):
+        store.bundle(model)
+    assert files_below(scratch / "bundles") == set()
+
+
+def test_a_purge_takes_copies_along(tmp_path):
+    left = tmp_path / "scratch/bundles/sha256" / ("1" * 64) / "model"
+    left.mkdir(parents=True)
+    (left / "model.gguf").write_bytes(b"weights")
+    Store.open(tmp_path / "models", scratch=tmp_path / "scratch").purge()
+    assert files_below(tmp_path / "scratch/bundles") == set()
 
 
 def test_a_directory_that_cannot_be_made_a_store_says_why(foreign_store):
