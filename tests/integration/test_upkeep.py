@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
@@ -12,8 +13,11 @@ from http.client import IncompleteRead
 import pytest
 
 from model_runner.store import Store
+from support.oci_push import make_artifact, noise
 from support.oci_registry import oci_registry
+from support.registry_double import registry_double
 from support.server import MODEL_RUNNER, add_model, chat_body, events, running_server, wait_until
+from support.stores import files_below
 from support.terminal import Terminal
 
 ENDLESS = "ai/tiny-random"
@@ -194,6 +198,36 @@ def test_purge_ends_requests_only_by_force(server):
             rest()
         assert b"[DONE]" not in ended.value.partial
     assert server.engine_pids() == []
+
+
+def test_purge_stops_a_pull_only_by_force(tmp_path):
+    artifact = make_artifact(noise(1000))
+
+    async def pull_and_purge(server):
+        asked, over = asyncio.Event(), asyncio.Event()
+
+        async def hold(request):
+            if request.path.endswith(artifact.layers[0]):
+                asked.set()
+                await over.wait()
+
+        async with registry_double(artifact, hold) as double:
+            name = f"{double.address}/slow/model:v1"
+            pulling = asyncio.create_task(asyncio.to_thread(server.cli, "pull", name))
+            await asked.wait()
+            refused = await asyncio.to_thread(server.request, "/models/purge", method="DELETE")
+            assert (refused.status, "is being pulled" in refused.text) == (409, True)
+            assert (await asyncio.to_thread(server.cli, "purge", "-f")).returncode == 0
+            pulled = await pulling
+            over.set()
+        assert pulled.returncode != 0
+        assert "the model store is being emptied: somebody has forced a purge" in pulled.stderr
+        assert "try again when it is done" in pulled.stderr
+
+    with running_server(tmp_path) as server:
+        asyncio.run(pull_and_purge(server))
+        assert server.request("/models").json() == []
+    assert files_below(tmp_path / "models/blobs") == set()
 
 
 def test_models_of_a_store_that_may_only_be_read_run(tmp_path):
