@@ -126,14 +126,14 @@ def test_only_what_runs_in_the_background_is_cancelled(client):
         {"max_output_tokens": "many"},
         {"text": {"format": {"type": "poem"}}},
         {"tools": "all"},
-        {"tools": [{"type": "web_search"}]},
+        {"tools": [{"type": "poem"}]},
         {"tool_choice": {"type": "function", "name": "get_time"}},
         {"previous_response_id": "resp_absent"},
         {"input": TOO_LONG},
         {"model": ENCODER},
     ],
     ids=[
-        *("input", "item", "temperature", "tokens", "format", "tools", "web search", "choice"),
+        *("input", "item", "temperature", "tokens", "format", "tools", "tool", "choice"),
         *("previous", "overflow", "embedding model"),
     ],
 )
