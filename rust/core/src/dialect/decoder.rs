@@ -78,7 +78,7 @@ impl<'a> Parts<'a> {
         if let Some(choice) = self.choice {
             let stop_string = self.verbose.and_then(|verbose| inner(verbose, b"stopping_word"));
             Choice::read(choice)?.say(stop_string, say)?;
-        } else if let Some(text) = self.content.and_then(Literal::of).filter(|it| !it.is_empty()) {
+        } else if let Some(text) = filled(self.content) {
             say(Event::Text(text));
         }
         if self.stopped {
@@ -132,7 +132,7 @@ impl<'a> Choice<'a> {
         if let Some(message) = self.message {
             speak(message, logprobs, say)?;
         } else {
-            say_text(logprobs, self.text, say);
+            say_text(logprobs, filled(self.text), say);
         }
         if let Some(reason) = self.finish_reason {
             let reason = match reason {
@@ -153,19 +153,23 @@ fn speak<'a>(
     logprobs: Option<&'a [u8]>,
     say: &mut impl FnMut(Event<'a>),
 ) -> Option<()> {
-    let (mut text, mut calls) = (None, None);
+    let (mut text, mut thought, mut calls) = (None, None, None);
     for member in Members::open(message).ok()? {
         let member = member.ok()?;
         match member.key() {
-            b"content" => text = Some(member.value),
+            b"content" => text = filled(Some(member.value)),
             b"tool_calls" => calls = Some(member.value),
-            b"reasoning_content" | b"reasoning" => {
-                if let Some(thought) = Literal::of(member.value).filter(|it| !it.is_empty()) {
-                    say(Event::Reasoning(thought));
-                }
-            }
+            b"reasoning_content" | b"reasoning" => thought = filled(Some(member.value)).or(thought),
             _ => {}
         }
+    }
+    // They are those of the thought, if there is no text.
+    let (before, logprobs) = if text.is_none() { (logprobs, None) } else { (None, logprobs) };
+    if let Some(tokens) = before {
+        say(Event::Logprobs(tokens));
+    }
+    if let Some(thought) = thought {
+        say(Event::Reasoning(thought));
     }
     say_text(logprobs, text, say);
     for (place, raw) in calls.into_iter().flat_map(elements).enumerate() {
@@ -176,13 +180,13 @@ fn speak<'a>(
 
 fn say_text<'a>(
     logprobs: Option<&'a [u8]>,
-    text: Option<&'a [u8]>,
+    text: Option<Literal<'a>>,
     say: &mut impl FnMut(Event<'a>),
 ) {
     if let Some(tokens) = logprobs {
         say(Event::Logprobs(tokens));
     }
-    if let Some(text) = text.and_then(Literal::of).filter(|text| !text.is_empty()) {
+    if let Some(text) = text {
         say(Event::Text(text));
     }
 }
@@ -223,6 +227,14 @@ fn filled(literal: Option<&[u8]>) -> Option<Literal<'_>> {
 }
 
 fn complain(error: &[u8]) -> Complaint {
+    let mut complaint = parse_complaint(error);
+    if complaint.message.is_empty() {
+        "the engine failed, and does not say why".clone_into(&mut complaint.message);
+    }
+    complaint
+}
+
+fn parse_complaint(error: &[u8]) -> Complaint {
     #[derive(Deserialize)]
     struct Said {
         code: Option<serde_json::Value>,

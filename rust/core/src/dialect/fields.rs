@@ -149,3 +149,6 @@ pub(crate) fn join(path: &str, name: &str) -> String {
 pub(crate) fn invalid(path: &str, reason: impl Into<String>) -> Error {
     Error::InvalidField { param: path.to_owned(), reason: reason.into() }
 }
+
+#[cfg(test)]
+mod tests;

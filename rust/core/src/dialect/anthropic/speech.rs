@@ -236,7 +236,9 @@ impl Speech {
         let text = Literal(arguments).text();
         match text.trim() {
             "" => self.written.extend_from_slice(b"{}"),
-            object if serde_json::from_str::<&RawValue>(object).is_ok() => {
+            object
+                if object.starts_with('{') && serde_json::from_str::<&RawValue>(object).is_ok() =>
+            {
                 self.written.extend_from_slice(object.as_bytes());
             }
             // It was cut off. Anthropic's documentation has this for what is no JSON, and clients can send it back.

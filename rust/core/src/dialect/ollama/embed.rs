@@ -184,7 +184,7 @@ fn cutting(body: Bytes) -> Retry {
         }
         let limit = complaint.context_size.and_then(|size| usize::try_from(size).ok());
         let limit = limit.or_else(|| batch(&complaint.message)).unwrap_or(BATCH);
-        Some(tokens_of(&body, 0, Vec::new(), limit))
+        Some(tokens_of(&body, limit))
     })
 }
 
@@ -196,46 +196,65 @@ fn batch(message: &str) -> Option<usize> {
 }
 
 /// Have the inputs that may be too long made tokens, one after the other.
-fn tokens_of(
-    body: &Bytes,
-    place: usize,
-    mut known: Vec<Option<Vec<i64>>>,
-    limit: usize,
-) -> Result<Reading, Error> {
+fn tokens_of(body: &Bytes, limit: usize) -> Result<Reading, Error> {
     let (fields, model) = open(body)?;
-    let inputs = inputs(fields.raw("input"))?;
-    let Some(input) = inputs.get(place) else {
-        return asked_in_tokens(body, known);
-    };
+    let texts = inputs(fields.raw("input"))?;
     // A token has a byte or more.
-    if input.len() < limit {
-        known.push(None);
-        return tokens_of(body, place + 1, known, limit);
-    }
-    let asked = json!({ "model": model, "content": input, "add_special": true });
-    let question =
-        Question { place: Place::Engine("/tokenize"), body: asked.to_string().into_bytes() };
-    let body = body.clone();
-    let then = move |answer: &[u8]| {
-        let tokens = Fields::of(answer, "")?.raw("tokens").unwrap_or_default();
-        let mut tokens = options::numbers(tokens, "tokens")?;
-        tokens.truncate(limit);
-        known.push(Some(tokens));
-        tokens_of(&body, place + 1, known, limit)
-    };
-    Ok(Reading::Asks { model, question, then: Box::new(then) })
+    let long = |(_, text): &(usize, Cow<'_, str>)| text.len() >= limit;
+    let long: Vec<_> = texts
+        .iter()
+        .cloned()
+        .enumerate()
+        .filter(long)
+        .map(|(place, text)| (place, text.into_owned()))
+        .collect();
+    Cutting { body: body.clone(), model, long: long.into_iter(), known: Vec::new(), limit }.next()
 }
 
-fn asked_in_tokens(body: &Bytes, known: Vec<Option<Vec<i64>>>) -> Result<Reading, Error> {
-    let Reading::Read(mut request) = read(body)? else { return read(body) };
-    let (fields, _) = open(body)?;
-    let mixed = inputs(fields.raw("input"))?.into_iter().zip(known);
-    let input = mixed.map(|(text, tokens)| tokens.map_or(Input::Text(text), Input::Tokens));
-    let asked = Asked { model: &request.model, input: input.collect(), encoding_format: "float" };
-    if let Task::Document { body, .. } = &mut request.task {
-        *body =
-            serde_json::to_vec(&asked).map_err(|error| Error::MalformedBody(error.to_string()))?;
+/// Inputs on their way to be cut.
+struct Cutting {
+    body: Bytes,
+    model: String,
+    /// Those that may be too long, with their places among all; of a body of any size each is looked at once.
+    long: std::vec::IntoIter<(usize, String)>,
+    /// What is left of those before, as tokens.
+    known: Vec<(usize, Vec<i64>)>,
+    limit: usize,
+}
+
+impl Cutting {
+    fn next(mut self) -> Result<Reading, Error> {
+        let Some((place, text)) = self.long.next() else { return self.asked() };
+        let asked = json!({ "model": self.model, "content": text, "add_special": true });
+        let question =
+            Question { place: Place::Engine("/tokenize"), body: asked.to_string().into_bytes() };
+        let model = self.model.clone();
+        let then = move |answer: &[u8]| {
+            let tokens = Fields::of(answer, "")?.raw("tokens").unwrap_or_default();
+            let mut tokens = options::numbers(tokens, "tokens")?;
+            tokens.truncate(self.limit);
+            self.known.push((place, tokens));
+            self.next()
+        };
+        Ok(Reading::Asks { model, question, then: Box::new(then) })
     }
-    request.retry = Some(refusal());
-    Ok(Reading::Read(request))
+
+    fn asked(self) -> Result<Reading, Error> {
+        let reading = read(&self.body)?;
+        let Reading::Read(mut request) = reading else { return Ok(reading) };
+        let (fields, _) = open(&self.body)?;
+        let mut input: Vec<_> = inputs(fields.raw("input"))?.into_iter().map(Input::Text).collect();
+        for (place, tokens) in self.known {
+            if let Some(input) = input.get_mut(place) {
+                *input = Input::Tokens(tokens);
+            }
+        }
+        let asked = Asked { model: &request.model, input, encoding_format: "float" };
+        if let Task::Document { body, .. } = &mut request.task {
+            *body = serde_json::to_vec(&asked)
+                .map_err(|error| Error::MalformedBody(error.to_string()))?;
+        }
+        request.retry = Some(refusal());
+        Ok(Reading::Read(request))
+    }
 }

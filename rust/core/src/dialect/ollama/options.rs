@@ -197,8 +197,9 @@ pub(super) fn logprobs(fields: &Fields<'_>) -> Result<Option<u8>, Error> {
 
 /// The elements of a list of numbers, spelled as they are.
 pub(super) fn numbers(raw: &[u8], path: &str) -> Result<Vec<i64>, Error> {
-    let number = |raw: &[u8]| {
-        serde_json::from_slice(raw).map_err(|_| invalid(path, "must be an array of whole numbers"))
-    };
-    elements(raw).map(number).collect()
+    let wrong = || invalid(path, "must be an array of whole numbers");
+    if !raw.is_empty() && !raw.starts_with(b"[") {
+        return Err(wrong());
+    }
+    elements(raw).map(|raw| serde_json::from_slice(raw).map_err(|_| wrong())).collect()
 }

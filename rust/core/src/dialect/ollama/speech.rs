@@ -239,6 +239,8 @@ impl Encoder for Speech {
     }
 
     fn fail(&mut self, error: &Error, out: &mut Vec<u8>) {
+        // What was said of a call is told before.
+        self.end_call(out);
         self.failed = true;
         let error = quoted(&error.advice());
         write(out, &[b"{\"error\":", error.as_bytes(), b"}\n"]);

@@ -105,9 +105,12 @@ impl Frame {
                 }
                 (_, value) => value.unwrap_or(otherwise.as_bytes()),
             };
-            for part in [b",\"", name.as_bytes(), b"\":", value] {
+            for part in [b",\"", name.as_bytes(), b"\":"] {
                 repeated.extend_from_slice(part);
             }
+            // An event's data is one line. In JSON no string has a bare end of line, so it stands between values.
+            let in_line = |byte: &u8| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte };
+            repeated.extend(value.iter().map(in_line));
         }
         Ok(Self {
             id: identifier::fresh("resp_"),
