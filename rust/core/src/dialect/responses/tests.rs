@@ -178,7 +178,7 @@ fn what_is_wrong_is_named_by_its_path() {
         ("max_output_tokens", json!(0), "max_output_tokens"),
         ("top_logprobs", json!(-1), "top_logprobs"),
         ("include", json!("x"), "include"),
-        ("tools", json!([{ "type": "web_search" }]), "tools.0.type"),
+        ("tools", json!([{ "type": "custom" }]), "tools.0.type"),
         ("tools", json!([{ "type": "function" }]), "tools.0.name"),
         ("text", json!({ "format": { "type": "xml" } }), "text.format.type"),
         ("text", json!({ "format": { "type": "json_schema", "name": "a b" } }), "text.format.name"),

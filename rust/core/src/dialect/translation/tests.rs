@@ -204,10 +204,11 @@ fn scrub(value: &mut Value) {
     match value {
         Value::String(text) => {
             let fresh = text.split_once('_').is_some_and(|(_, digits)| {
-                digits.len() == 24 && digits.bytes().all(|it| it.is_ascii_hexdigit())
+                matches!(digits.len(), 24 | 28) && digits.bytes().all(|it| it.is_ascii_hexdigit())
             });
             if fresh {
-                text.truncate(text.len() - 24);
+                let prefix = text.find('_').map_or(0, |at| at + 1);
+                text.truncate(prefix);
             }
         }
         Value::Array(elements) => elements.iter_mut().for_each(scrub),
