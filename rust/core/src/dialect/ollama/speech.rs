@@ -158,6 +158,8 @@ impl Speech {
             return;
         }
         let arguments = if arguments.is_empty() { "{}" } else { arguments };
+        // An answer is a line. In JSON no string has a bare end of line, so it stands between values.
+        let arguments = arguments.replace(['\n', '\r'], " ");
         let mut said = b"{".to_vec();
         if !call.id.is_empty() {
             write(&mut said, &[b"\"id\":\"", &call.id, b"\","]);

@@ -270,6 +270,15 @@ fn a_call_that_was_cut_off_is_told_as_text() {
 }
 
 #[test]
+fn a_call_over_several_lines_is_one_line() {
+    let call = "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"function\":\
+        {\"name\":\"f\",\"arguments\":\"{\\n  \\\"a\\\": \\\"b\\\\nc\\\"\\r\\n}\"}}]}}]}\n\ndata: [DONE]\n\n";
+    let said = lines(&streamed(CHAT, call.as_bytes()));
+    let arguments = &said[0]["message"]["tool_calls"][0]["function"]["arguments"];
+    assert_eq!(arguments, &json!({ "a": "b\nc" }));
+}
+
+#[test]
 fn probabilities_are_told_with_what_they_are_of() {
     let body = with(with(wish(CHAT, true), "logprobs", json!(true)), "top_logprobs", json!(1));
     let recorded = include_bytes!("../decoder/recorded/logprobs.sse");
