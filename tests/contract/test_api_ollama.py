@@ -271,6 +271,10 @@ def with_modelfile(tmp_path, fields):
     return store
 
 
+def modelfile_lines(shown):
+    return shown["modelfile"].splitlines()
+
+
 def test_show_tells_what_a_model_was_made_with(tmp_path):
     fields = {
         "from": "ai/base",
@@ -278,7 +282,6 @@ def test_show_tells_what_a_model_was_made_with(tmp_path):
         "system": 'You are "terse".\nVery.',
         "parameters": {"temperature": 1.0, "top_p": 0.5, "stop": ["</s>", "a b"], "num_ctx": 512},
         "messages": [{"role": "user", "content": "Hi"}],
-        "license": ["MIT"],
     }
     store = with_modelfile(tmp_path, fields)
     plain, changed, tags = ask(
@@ -296,7 +299,8 @@ def test_show_tells_what_a_model_was_made_with(tmp_path):
     assert shown["template"] == "{{ .Prompt }}"
     assert shown["system"] == fields["system"]
     assert shown["messages"] == fields["messages"]
-    assert shown["license"] == "Do what you like.\nMIT"
+    assert shown["license"] == "Do what you like."
+    assert modelfile_lines(shown).count("LICENSE Do what you like.") == 1
     assert shown["parameters"].splitlines() == [
         "temperature                    1",
         "top_p                          0.5",
@@ -304,7 +308,7 @@ def test_show_tells_what_a_model_was_made_with(tmp_path):
         'stop                           "a b"',
         "num_ctx                        512",
     ]
-    assert shown["details"]["parent_model"] == "base:latest"
+    assert shown["details"]["parent_model"] == "", "`/save` makes a model of the parent"
     assert shown["projector_info"]["general.architecture"] == "clip"
     assert "vision" in shown["capabilities"]
     modelfile = shown["modelfile"]

@@ -20,7 +20,7 @@ from model_runner.store import Store, manifests
 from model_runner.store.modelfile import Message, Modelfile
 from support.control_planes import FakeRegistry, FakeScheduler, serving
 from support.server import wait_until
-from support.tiny_gguf import tiny_lora, tiny_projector, tiny_random, tiny_script
+from support.tiny_gguf import CHAT_TEMPLATE, tiny_lora, tiny_projector, tiny_random, tiny_script
 from support.tiny_safetensors import write_safetensors
 
 GRACE = 3600.0
@@ -304,6 +304,9 @@ def test_what_is_given_replaces_is_merged_or_appended(tmp_path, store, base):
     assert f"using existing layer {base.manifest.layers[0].digest}" in words
     assert prompt(store, "two", "Hi") == "<First.>[Who?\n\nHi]"
     assert prompt(store, "one", "Hi").startswith("<|im_start|>system\nFirst.<|im_end|>")
+    (answer,) = ask(tmp_path, store, ("POST", "/api/show", {"model": "one"}))
+    shown = json.loads(answer.body)
+    assert shown["template"] == CHAT_TEMPLATE, "what a system prompt is put before, alone"
     # Back to the template of the weights, of which only the bare one is kept.
     create(tmp_path, store, model="three", **{"from": "one"}, system="Third.")
     assert "First." not in prompt(store, "three", "Hi")

@@ -11,6 +11,7 @@ import pytest
 
 from model_runner.engines import discover
 from model_runner.errors import NotFound
+from model_runner.store.modelfile import Modelfile
 from support.lifecycles import (
     Config,
     Gate,
@@ -51,10 +52,14 @@ def test_a_wish_for_more_context_loads_the_model_anew(tmp_path, store):
             assert second != first
             assert not stage.plane.is_routed(first)
             (route,) = stage.plane.routes
-            assert (route.context_size, route.context_limit) == (1024, 4096)
+            assert (route.context_size, route.context_limit) == (2048, 4096)
             (info,) = stage.scheduler.runners()
-            assert info.context_size == 1024
-            assert sizes(engine) == [512, 1024]
+            assert info.context_size == 2048
+            assert sizes(engine) == [512, 2048]
+            # A conversation that grows has the model loaded anew now and then, not each time.
+            for wanted in (1100, 1900, 2048, 2049, 2500):
+                await stage.scheduler.lease("ai/one", "completion", context_size=wanted)
+            assert sizes(engine) == [512, 2048, 4096]
 
     run(main())
 
@@ -98,7 +103,7 @@ def test_requests_in_flight_end_before_the_model_is_loaded_anew(tmp_path, store)
             assert is_alive(pid)
             stage.plane.release(first)
             assert await wish != first
-            assert sizes(engine)[-1] == 1024
+            assert sizes(engine)[-1] == 2048
 
     run(main())
 
@@ -112,14 +117,14 @@ def test_two_wishes_at_once_end_with_the_larger_one(tmp_path, store):
             lease = stage.scheduler.lease
             wishes = [
                 asyncio.create_task(lease("ai/one", "completion", context_size=wanted))
-                for wanted in (1024, 2048, 1500)
+                for wanted in (1024, 3000, 1500)
             ]
             await stage.plane.until(lambda: not stage.plane.is_routed(first))
             await stage.plane.looked_at(1)
             stage.plane.release(first)
             assert len(set(await asyncio.gather(*wishes))) == 1
             (route,) = stage.plane.routes
-            assert route.context_size == 2048
+            assert route.context_size == 4096
             # And whoever wanted less is content.
             assert await lease("ai/one", "completion", context_size=1024) == route.runner_id
 
@@ -141,15 +146,15 @@ def test_a_wish_that_comes_while_an_engine_loads_is_granted_after_it(tmp_path, s
             gate.open()
             first, second = await asyncio.gather(usual, wish)
             assert first != second
-            assert sizes(engine) == [512, 1024]
+            assert sizes(engine) == [512, 2048]
             assert [route.runner_id for route in stage.plane.routes] == [second]
 
     run(main())
 
 
 def test_what_a_modelfile_sets_is_the_usual_context(tmp_path, store):
-    wide = Config(gguf=_TRAINED.gguf, modelfile={"parameters": {"num_ctx": 3000}})
-    vast = Config(gguf=_TRAINED.gguf, modelfile={"parameters": {"num_ctx": 30000}})
+    wide = Config(gguf=_TRAINED.gguf, modelfile=Modelfile(parameters={"num_ctx": 3000}))
+    vast = Config(gguf=_TRAINED.gguf, modelfile=Modelfile(parameters={"num_ctx": 30000}))
     store.add("docker.io/ai/wide:latest", _FILE, wide)
     store.add("docker.io/ai/vast:latest", _FILE, vast)
 

@@ -11,6 +11,7 @@ import pytest
 from model_runner.engines import discover
 from model_runner.packaging import Extras, package_gguf
 from model_runner.store import Store
+from model_runner.store.modelfile import Modelfile
 from support.lifecycles import Config, MemoryStore, run, scene
 from support.server import running_server
 from support.tiny_gguf import SCRIPT, tiny_random, tiny_script
@@ -44,7 +45,7 @@ def models(tmp_path_factory) -> Path:
 
 def made(models: Path, weights: str, **parameters: object) -> MemoryStore:
     store = MemoryStore()
-    config = Config(gguf=_LLAMA, modelfile={"parameters": parameters})
+    config = Config(gguf=_LLAMA, modelfile=Modelfile(parameters=parameters))
     store.add("docker.io/ai/made:latest", models / f"{weights}.gguf", config)
     return store
 

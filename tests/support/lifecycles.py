@@ -18,6 +18,7 @@ from model_runner.config import Settings
 from model_runner.engines import EngineStatus, LaunchPlan, LaunchRequest
 from model_runner.errors import ModelNotFound
 from model_runner.lifecycle import Scheduler
+from model_runner.store.modelfile import Modelfile
 from support.planes import RecordingPlane
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Config:
     context_size: int | None = None
     context_is_chosen: bool = False
     gguf: Mapping[str, str] = field(default_factory=lambda: {"general.architecture": "llama"})
-    modelfile: Mapping[str, object] = field(default_factory=dict)
+    modelfile: Modelfile = field(default_factory=Modelfile)
 
 
 @dataclass(frozen=True)

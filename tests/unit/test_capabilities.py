@@ -8,7 +8,7 @@ from model_runner.lifecycle.capabilities import Sources, of, of_bundle, read
 from model_runner.packaging import Extras, package_gguf
 from model_runner.store import Store
 from support.spoken_models import tiny_caller
-from support.tiny_gguf import tiny_embed, tiny_projector, tiny_script
+from support.tiny_gguf import tiny_embed, tiny_projector, tiny_script, tiny_spoken
 
 LLAMA = {"general.architecture": "llama"}
 
@@ -43,6 +43,7 @@ LLAMA = {"general.architecture": "llama"}
                 **LLAMA,
                 "tokenizer.ggml.fim_pre_token_id": "1",
                 "tokenizer.ggml.fim_suf_token_id": "2",
+                "tokenizer.ggml.fim_mid_token_id": "3",
             },
             "",
             None,
@@ -60,6 +61,33 @@ LLAMA = {"general.architecture": "llama"}
 )
 def test_what_a_model_can_do(metadata, template, projector, expected):
     assert set(read(Sources(metadata, template, projector))) == expected
+
+
+@pytest.mark.parametrize(
+    ("tokens", "can"),
+    [
+        (("<PRE>", "<SUF>", "<MID>"), True),
+        (("<|fim_prefix|>", "<fim_suffix>", "<\uff5cfim▁end\uff5c>"), True),
+        (("<PRE>", "<SUF>"), False),
+        (("x<PRE>", "<SUF>", "<MID>"), False),
+    ],
+)
+def test_tokens_for_gaps_are_known_by_their_texts(tmp_path, store, tokens, can):
+    package_gguf(store, tiny_spoken(tmp_path / "m.gguf", tokens), "ai/m")
+    assert ("insert" in of(store, store.get("ai/m"))) is can
+
+
+@pytest.mark.parametrize(
+    ("template", "can"),
+    [
+        ("{{ .Prompt }}{{ if .Suffix }}<s>{{ .Suffix }}{{ end }}", True),
+        ("{% if suffix %}{{ suffix }}{% endif %}{{ prompt }}", True),
+        ("{{ .Prompt }}", False),
+        ("{{ if", False),
+    ],
+)
+def test_a_template_with_a_place_for_a_suffix_fills_gaps(template, can):
+    assert ("insert" in read(Sources(LLAMA, said=template))) is can
 
 
 @pytest.fixture

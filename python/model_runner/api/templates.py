@@ -14,12 +14,12 @@ from model_runner.api.responses import JSON
 from model_runner.api.services import Services, services_of
 from model_runner.errors import InvalidTemplate, ModelNotFound
 from model_runner.formats.go_to_jinja import is_jinja, takes_suffix, to_jinja
-from model_runner.store.modelfile import Modelfile
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from model_runner.store import Model, Store
+    from model_runner.store.modelfile import Modelfile
 
 router = APIRouter(prefix="/_control", include_in_schema=False)
 
@@ -72,7 +72,7 @@ async def render_template(request: Request, services: Used) -> Response:
 def _rendered(store: Store, wanted: TemplateRequest) -> str:
     from model_runner.formats.rendering import render  # what it imports takes long
 
-    record = Modelfile.of(_found(store, wanted.model).manifest)
+    record = _found(store, wanted.model).config.modelfile
     template = wanted.template or record.template
     if not template:
         raise InvalidTemplate(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from model_runner.errors import UnsupportedModel
+from model_runner.errors import InvalidTemplate, UnsupportedModel
+from model_runner.formats import vocabulary
 from model_runner.formats.gguf import describe
+from model_runner.formats.go_to_jinja import takes_suffix
 from model_runner.lifecycle import policy
 from model_runner.store.placement import place
 
@@ -30,8 +32,8 @@ _MAX_TEMPLATE = 1 << 20
 _THINKING = ("<think>", "</think>", "enable_thinking", "reasoning_effort")
 # The tokens around what is missing in a text, under today's and under earlier names.
 _INSERT = (
-    ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.fim_suf_token_id"),
-    ("tokenizer.ggml.prefix_token_id", "tokenizer.ggml.suffix_token_id"),
+    tuple(f"tokenizer.ggml.fim_{part}_token_id" for part in ("pre", "suf", "mid")),
+    tuple(f"tokenizer.ggml.{part}_token_id" for part in ("prefix", "suffix", "middle")),
 )
 # Of so many models it is remembered.
 _KEPT = 4096
@@ -45,13 +47,15 @@ class Sources:
         metadata: The header of the weights as text; empty if they are no GGUF.
         template: The chat template that is used; empty if there is none.
         projector: The header of the projector as text; None if there is none.
-        modelfile: What the model was made with in Ollama's way.
+        infills: Whether the vocabulary has tokens for it that the header does not name.
+        said: The template that the model was made with in Ollama's way.
     """
 
     metadata: Mapping[str, str]
     template: str = ""
     projector: Mapping[str, str] | None = None
-    modelfile: Mapping[str, object] = field(default_factory=dict)
+    infills: bool = False
+    said: str = ""
 
 
 def read(sources: Sources) -> tuple[str, ...]:
@@ -68,10 +72,21 @@ def read(sources: Sources) -> tuple[str, ...]:
         found.add("tools")
     if any(mark in sources.template for mark in _THINKING):
         found.add("thinking")
-    has_tokens = any(all(key in sources.metadata for key in keys) for keys in _INSERT)
-    if has_tokens or ".Suffix" in str(sources.modelfile.get("template")):
+    if names_infill(sources.metadata) or sources.infills or _takes_suffix(sources.said):
         found.add("insert")
     return tuple(capability for capability in CAPABILITIES if capability in found)
+
+
+def names_infill(metadata: Mapping[str, str]) -> bool:
+    """Whether the header names the tokens around what is missing in a text."""
+    return any(all(key in metadata for key in keys) for keys in _INSERT)
+
+
+def _takes_suffix(template: str) -> bool:
+    try:
+        return bool(template) and takes_suffix(template)
+    except InvalidTemplate:
+        return False  # somebody else wrote the annotation
 
 
 # A model's files never change under its ID, so what was read of them holds.
@@ -137,7 +152,8 @@ def _sources(
     else:
         text = metadata.get(_TEMPLATE, "")
     senses = describe([projector]).gguf if projector else None
-    return Sources(metadata, text, senses, model.config.modelfile)
+    does_infill = gguf is not None and not names_infill(metadata) and vocabulary.has_tokens(gguf)
+    return Sources(metadata, text, senses, does_infill, model.config.modelfile.template)
 
 
 def _senses(projector: Mapping[str, str] | None) -> set[str]:

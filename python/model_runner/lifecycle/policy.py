@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 HANDOVER_SECONDS = 1.0
 # Context costs memory for every slot, and models are trained for 128 Ki tokens and more.
 DEFAULT_CONTEXT_LIMIT = 8192
+# Where requests want more, it is a multiple of this.
+_CONTEXT_STEP = 2048
 # What llama.cpp can count.
 MAX_CONTEXT = 2**31 - 1
 # No context has more, and beyond 4300 Python refuses to make a number of them.
@@ -114,10 +116,17 @@ def context_limit(metadata: Mapping[str, str], context_size: int) -> int:
 def granted_context(usual: int, wanted: int, limit: int) -> int:
     """Tokens of context for each slot, when requests want more than the usual.
 
+    A little more is granted than is wanted, or a conversation whose every request wants some more
+    would have its model loaded anew each time.
+
     >>> granted_context(8192, 4096, 32768), granted_context(8192, 65536, 32768)
     (8192, 32768)
+    >>> granted_context(8192, 8200, 32768)
+    10240
     """
-    return max(usual, min(wanted, limit))
+    if wanted <= usual:
+        return usual
+    return max(usual, min(-(-wanted // _CONTEXT_STEP) * _CONTEXT_STEP, limit))
 
 
 # llama.cpp's numbers for how the vectors of tokens become one.

@@ -206,8 +206,7 @@ def _metadata(model: Model, gguf: Path) -> Mapping[str, str]:
 
 
 def _parameters(model: Model) -> Parameters:
-    given = model.config.modelfile.get("parameters")
-    return parameters.read(given if isinstance(given, dict) else {})
+    return parameters.read(model.config.modelfile.parameters)
 
 
 def _new_log(directory: Path, model: str, mode: str) -> EngineLog:

@@ -12,6 +12,7 @@ from model_runner.packaging.artifact import (
     moment,
     write,
 )
+from model_runner.packaging.baking import bare
 from model_runner.packaging.build import Weights, package_weights
 from model_runner.packaging.creation import Order, create_from_files, create_from_model
 from model_runner.packaging.dduf import dduf_config, describe_dduf, package_dduf
@@ -34,6 +35,7 @@ __all__ = [
     "SourceFile",
     "Weights",
     "annotations_of_file",
+    "bare",
     "check_tag",
     "create_from_files",
     "create_from_model",

@@ -104,7 +104,7 @@ def create_from_model(store: Store, model: Model, tag: str, order: Order) -> Mod
         UnsupportedModel: A file is not what it should be.
         StoreError: The disk refused; DiskFull if there is no room.
     """
-    record = Modelfile.of(model.manifest).merged(order.said)
+    record = model.config.modelfile.merged(order.said)
     _check(order, model.config)
     needs_base = not record.template and (record.system or record.messages)
     base = baking.template_of_model(store, model) if needs_base else None

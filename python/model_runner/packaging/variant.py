@@ -16,7 +16,7 @@ from model_runner.packaging.build import NO_EXTRAS, check_name, finish
 from model_runner.packaging.layers import ingest
 from model_runner.packaging.layout import with_layers
 from model_runner.store import disk_errors, manifests
-from model_runner.store.modelfile import NUM_CTX, Modelfile
+from model_runner.store.modelfile import NUM_CTX
 
 if TYPE_CHECKING:
     from model_runner.packaging.extras import Extras
@@ -75,7 +75,7 @@ def _package(store: Store, writer: Writer, source: str, tag: str, extras: Extras
 
 def _record(model: Model, extras: Extras) -> dict[str, str]:
     """What was said of the model in Ollama's way, without what is not so any more."""
-    record = Modelfile.of(model.manifest)
+    record = model.config.modelfile
     if extras.chat_template:
         record = replace(record, template="", system="", messages=())
     if extras.context_size and NUM_CTX in record.parameters:

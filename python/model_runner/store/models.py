@@ -16,6 +16,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from model_runner.errors import UnsupportedModel
 from model_runner.store import manifests as media
+from model_runner.store.modelfile import Modelfile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,7 +77,7 @@ class ModelConfig:
         context_size: Tokens, -1 for no limit, None if unknown.
         context_is_chosen: Whether the package says that somebody chose it. Docker's tools do not
             say; without it, a size that is not the trained one counts as chosen.
-        modelfile: What the Modelfile that it was made with said; nobody has checked it.
+        modelfile: What the Modelfile that it was made with said; nobody has checked its values.
     """
 
     format: str = ""
@@ -89,7 +90,7 @@ class ModelConfig:
     diffusers: Mapping[str, str] = field(default_factory=dict)
     context_size: int | None = None
     context_is_chosen: bool = False
-    modelfile: Mapping[str, object] = field(default_factory=dict)
+    modelfile: Modelfile = field(default_factory=Modelfile)
 
     def describe(self) -> ConfigDescription:
         """The shape of `GET /models`."""
@@ -183,7 +184,7 @@ def parse_config(raw: bytes, manifest: Manifest) -> ConfigFile:
             document=content,
         )
     return ConfigFile(
-        config=_docker(config, _chosen_context(manifest), _modelfile(manifest)),
+        config=_docker(config, _chosen_context(manifest), Modelfile.of(manifest)),
         created=_unix(descriptor.get("created")),
         diff_ids=_texts(_object(content, "rootfs").get("diff_ids")),
         document=config,
@@ -196,9 +197,7 @@ def is_cncf(content: Mapping[str, object]) -> bool:
     return "modelfs" in content or "paramSize" in config or "createdAt" in descriptor
 
 
-def _docker(
-    config: Mapping[str, object], chosen: int | None, modelfile: Mapping[str, object]
-) -> ModelConfig:
+def _docker(config: Mapping[str, object], chosen: int | None, modelfile: Modelfile) -> ModelConfig:
     context_size = config.get("context_size")
     return ModelConfig(
         format=_text(config, "format"),
@@ -228,7 +227,7 @@ def _cncf(config: Mapping[str, object], manifest: Manifest) -> ModelConfig:
         size=parameters,
         context_size=chosen,
         context_is_chosen=chosen is not None,
-        modelfile=_modelfile(manifest),
+        modelfile=Modelfile.of(manifest),
     )
 
 
@@ -236,14 +235,6 @@ def _chosen_context(manifest: Manifest) -> int | None:
     text = manifest.annotations.get(media.CONTEXT_SIZE, "")
     size = int(text) if _NUMBER.fullmatch(text) else 0
     return size if 0 < size <= MAX_CONTEXT else None
-
-
-def _modelfile(manifest: Manifest) -> Mapping[str, object]:
-    try:
-        content = json.loads(manifest.annotations.get(media.MODELFILE, "{}"))
-    except (ValueError, RecursionError):  # anybody may write annotations
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _format_of_weights(manifest: Manifest) -> str:

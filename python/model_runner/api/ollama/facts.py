@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from model_runner.api.ollama import naming
-from model_runner.api.ollama.recipe import Recipe
 from model_runner.errors import UnsupportedModel
 from model_runner.formats.gguf import describe
 from model_runner.store.placement import place
@@ -93,7 +92,7 @@ def projector(store: Store, model: Model) -> Path | None:
 
 
 def _parent(store: Store, model: Model) -> str:
-    parent = Recipe.of(model.manifest).source
+    parent = model.config.modelfile.source
     return naming.shown(store, parent) if parent else ""
 
 

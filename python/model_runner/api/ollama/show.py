@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -11,10 +12,11 @@ from pydantic import BaseModel, Field
 from model_runner.api.ollama import header, naming
 from model_runner.api.ollama.facts import Details, brief, details
 from model_runner.api.ollama.messages import Answer, described, read, timestamp
-from model_runner.api.ollama.recipe import Message, Recipe, modelfile, parameter_lines
+from model_runner.api.ollama.written import modelfile, parameter_lines
 from model_runner.api.services import Services, services_of
 from model_runner.errors import InvalidReference, ModelNotFound, StoreError
 from model_runner.lifecycle import capabilities
+from model_runner.packaging import bare
 from model_runner.store import manifests
 
 if TYPE_CHECKING:
@@ -37,6 +39,13 @@ class ShowRequest(BaseModel):
     options: dict[str, object] = Field(default={}, description="Shown as if they were the model's.")
 
 
+class MessageView(BaseModel):
+    """A message that comes before those of each request."""
+
+    role: str
+    content: str
+
+
 class ShowView(BaseModel):
     """A model."""
 
@@ -46,7 +55,7 @@ class ShowView(BaseModel):
     template: str | None = None
     system: str | None = None
     details: Details
-    messages: list[Message] | None = None
+    messages: list[MessageView] | None = None
     model_info: dict[str, object] = Field(description="The header of its file.")
     projector_info: dict[str, object] | None = None
     tensors: list[header.TensorView]
@@ -89,13 +98,11 @@ def _basename(request: Request) -> bool:
 
 def _view(store: Store, found: naming.Found, wanted: ShowRequest, is_copilot: bool) -> Answer:
     model = store.get(found.entry.id)
-    recipe = Recipe.of(model.manifest)
-    recipe = recipe.model_copy(
-        update={
-            "system": wanted.system or recipe.system,
-            "parameters": {**recipe.parameters, **wanted.options},
-            "license": list(dict.fromkeys([*_licenses(store, model), *recipe.license])),
-        }
+    said = replace(
+        model.config.modelfile,
+        system=wanted.system or model.config.modelfile.system,
+        parameters={**model.config.modelfile.parameters, **wanted.options},
+        license=tuple(dict.fromkeys(_licenses(store, model))),
     )
     name = naming.listed(found.name, default_registry=store.default_registry)
     whole = header.read(store, model, verbose=wanted.verbose)
@@ -103,13 +110,14 @@ def _view(store: Store, found: naming.Found, wanted: ShowRequest, is_copilot: bo
         whole.info["general.basename"] = wanted.model or wanted.name
     return _Shown(
         ShowView(
-            license="\n".join(recipe.license) or None,
-            modelfile=modelfile(name, recipe),
-            parameters="\n".join(parameter_lines(recipe.parameters)) or None,
-            template=recipe.template or _template(store, model) or whole.template or None,
-            system=recipe.system or None,
-            details=brief(details(store, model)),
-            messages=recipe.messages or None,
+            license="\n".join(said.license) or None,
+            modelfile=modelfile(name, said),
+            parameters="\n".join(parameter_lines(said.parameters)) or None,
+            template=said.template or _template(store, model) or whole.template or None,
+            system=said.system or None,
+            details=_details(store, model),
+            messages=[MessageView(role=item.role, content=item.content) for item in said.messages]
+            or None,
             model_info=whole.info,
             projector_info=whole.projector,
             tensors=whole.tensors,
@@ -119,16 +127,28 @@ def _view(store: Store, found: naming.Found, wanted: ShowRequest, is_copilot: bo
     )
 
 
+def _details(store: Store, model: Model) -> Details:
+    """What a model is made of, without the parent of one that has more than its parent.
+
+    Of the parent that it finds here, Ollama's command makes the model that `/save` asks for: it
+    would be without the template, the parameters and the system prompt.
+    """
+    found, said = brief(details(store, model)), model.config.modelfile
+    if said.template or said.system or said.parameters or said.messages:
+        found.parent_model = ""
+    return found
+
+
 def _licenses(store: Store, model: Model) -> list[str]:
     layers = [layer for layer in model.manifest.layers if layer.media_type == manifests.LICENSE]
     return [text for layer in layers if (text := _text(store, layer.digest))]
 
 
 def _template(store: Store, model: Model) -> str:
-    """The package's own chat template."""
+    """The package's own chat template, without the system prompt that was put before it."""
     for layer in model.manifest.layers:
         if layer.media_type == manifests.CHAT_TEMPLATE:
-            return _text(store, layer.digest)
+            return bare(_text(store, layer.digest))
     return ""
 
 
