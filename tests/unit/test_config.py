@@ -236,6 +236,7 @@ def test_the_recorder_can_be_switched_in_the_file(file):
         "null",
         "https://app.example.com, http://intranet:*,http://[fd00::1]:8080",
         "tauri://localhost,chrome-extension://abcdefgh",
+        "chrome-extension://*,moz-extension://*",
         " , ",
     ],
 )

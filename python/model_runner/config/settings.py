@@ -198,7 +198,8 @@ class Settings(BaseSettings):
         "",
         validation_alias="DMR_ORIGINS",
         description="Origins, separated by commas, whose pages may ask besides those of this "
-        "machine: `https://app.example.com`, `http://host:*` for every port, or `*` for all.",
+        "machine: `https://app.example.com`, `http://host:*` for every port, "
+        "`chrome-extension://*` for all with this scheme, or `*` for all.",
     )
 
     # The data plane.

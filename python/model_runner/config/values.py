@@ -60,8 +60,8 @@ def _known_origins(text: str) -> str:
     for origin in split(text):
         if origin not in {"*", "null"} and not _ORIGIN.fullmatch(origin):
             raise ValueError(
-                f"`{origin}` is no origin (it looks like `https://app.example.com` or "
-                "`http://host:*`, in lower case and with no path)"
+                f"`{origin}` is no origin (it looks like `https://app.example.com`, "
+                "`http://host:*` or `chrome-extension://*`, in lower case and with no path)"
             )
     return text
 
@@ -124,7 +124,7 @@ _LAST_PORT = 65535
 
 # A scheme, a host and perhaps a port, as browsers write them.
 _ORIGIN = re.compile(
-    r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:(\*|[0-9]{1,5}))?"
+    r"[a-z][a-z0-9+.-]*://(\*|(\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:(\*|[0-9]{1,5}))?)"
 )
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[0-9]{1,5})?")

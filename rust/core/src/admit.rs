@@ -10,8 +10,10 @@ use std::net::IpAddr;
 
 use crate::error::Error;
 
-/// Pages on this machine, on any port, as Docker Model Runner means its built-in list.
-const LOCAL_ORIGINS: [&str; 8] = [
+/// Pages on this machine, on any port, as Docker Model Runner means its built-in list; and the windows of programs that
+/// are installed on it, as Ollama lets them in: no site can have a page whose origin has one of these schemes. Browsers
+/// say `null` of a page that is a file, which stays out; `file://` is what Electron says.
+const LOCAL_ORIGINS: [&str; 15] = [
     "http://localhost:*",
     "https://localhost:*",
     "http://127.0.0.1:*",
@@ -20,6 +22,14 @@ const LOCAL_ORIGINS: [&str; 8] = [
     "https://0.0.0.0:*",
     "http://[::1]:*",
     "https://[::1]:*",
+    "app://*",
+    "file://*",
+    "tauri://*",
+    "vscode-webview://*",
+    "vscode-file://*",
+    // Tauri's on Windows; `.localhost` is never anywhere else (RFC 6761).
+    "http://tauri.localhost",
+    "https://tauri.localhost",
 ];
 
 /// Names that no public DNS server answers for (RFC 6761, RFC 6762, ICANN's reservation of `.internal`), so that none of
@@ -53,7 +63,8 @@ pub(crate) enum Admitted {
 }
 
 impl Admission {
-    /// `origins`: more origins that may ask, such as `https://app.example.com`, `http://intranet:*`, or `*` for all.
+    /// `origins`: more origins that may ask, such as `https://app.example.com`, `http://intranet:*`,
+    /// `chrome-extension://*`, or `*` for all.
     pub(crate) fn new(origins: &[String]) -> Self {
         Self {
             any_origin: origins.iter().any(|origin| origin == "*"),
@@ -97,8 +108,12 @@ impl Admission {
     }
 }
 
-/// Whether an origin is the one of the pattern; a pattern that ends with `:*` stands for all ports, and for none.
+/// Whether an origin is the one of the pattern; a pattern that ends with `:*` stands for all ports, and for none, one
+/// that ends with `://*` for all that has its scheme.
 fn matches(pattern: &str, origin: &str) -> bool {
+    if let Some(scheme) = pattern.strip_suffix('*').filter(|scheme| scheme.ends_with("://")) {
+        return origin.starts_with(scheme);
+    }
     let Some(site) = pattern.strip_suffix(":*") else { return pattern == origin };
     match origin.strip_prefix(site) {
         Some("") => true,

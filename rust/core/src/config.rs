@@ -80,7 +80,7 @@ pub struct Config {
     pub heartbeat: Option<Duration>,
     /// A second TCP listener, which speaks TLS.
     pub tls: Option<TlsConfig>,
-    /// Origins besides those of this machine whose pages may ask: `https://app.example.com`, `http://host:*`, or `*`.
+    /// Origins besides those of this machine whose pages may ask: `https://app.example.com`, `http://host:*`, `app://*`, or `*`.
     pub origins: Vec<String>,
     /// What is kept of requests, to be read at `/engines/requests`; `None`: nothing.
     pub recording: Option<Recording>,

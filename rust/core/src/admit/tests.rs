@@ -67,6 +67,12 @@ fn pages_of_this_machine_and_those_named_may_ask_others_may_not() {
         "https://app.example.com",
         "http://intranet:8000",
         "http://intranet",
+        "app://obsidian.md",
+        "file://",
+        "tauri://localhost",
+        "http://tauri.localhost",
+        "vscode-webview://1f6d3c",
+        "vscode-file://vscode-app",
     ] {
         let page = Ok::<_, ()>(Admitted::Page(HeaderValue::from_static(origin)));
         assert_eq!(admit(&[("origin", origin)], true).map_err(drop), page, "{origin}");
@@ -79,6 +85,11 @@ fn pages_of_this_machine_and_those_named_may_ask_others_may_not() {
         "http://localhost:",
         "https://app.example.com:444",
         "http://app.example.com",
+        "http://tauri.localhost.evil.example",
+        "https://app.evil.example",
+        "app.evil.example",
+        "chrome-extension://abcdefgh",
+        "moz-extension://1f6d3c",
     ] {
         assert!(
             matches!(admit(&[("origin", origin)], true), Err(Error::OriginNotAllowed(_))),
@@ -91,6 +102,15 @@ fn pages_of_this_machine_and_those_named_may_ask_others_may_not() {
 fn a_star_lets_every_page_in() {
     let all = Admission::new(&["*".to_owned()]);
     assert!(all.admit(&request(&[("origin", "https://anything.example")]), true).is_ok());
+}
+
+#[test]
+fn all_of_a_scheme_may_be_let_in() {
+    let extensions = Admission::new(&["chrome-extension://*".to_owned()]);
+    let admits = |origin: &str| extensions.admit(&request(&[("origin", origin)]), true).is_ok();
+    assert!(admits("chrome-extension://abcdefgh"));
+    assert!(!admits("moz-extension://abcdefgh"));
+    assert!(!admits("https://chrome-extension://"));
 }
 
 #[test]

@@ -63,6 +63,26 @@ fn a_page_of_this_machine_may_read_answers_and_errors() {
 }
 
 #[test]
+fn a_window_of_a_program_of_this_machine_may_ask_in_ollamas_dialect() {
+    let rig = Rig::new();
+    let mut client = rig.client();
+    // All that SDKs in such windows send.
+    let wanted = "authorization,content-type,user-agent,accept,x-requested-with,openai-beta,x-stainless-retry-count,x-api-key,anthropic-version";
+    let fields = [
+        ("Origin", "app://obsidian.md"),
+        ("Access-Control-Request-Method", "POST"),
+        ("Access-Control-Request-Headers", wanted),
+    ];
+    client.ask("OPTIONS", "/api/chat", &fields, "");
+    let answer = client.message();
+    assert_eq!(answer.head.status(), 204);
+    assert_eq!(answer.head.get("access-control-allow-origin"), Some("app://obsidian.md"));
+    assert_eq!(answer.head.get("access-control-allow-headers"), Some(wanted));
+    client.ask("POST", "/api/chat", &[("Origin", "null")], "{}");
+    assert_eq!(client.message().head.status(), 403, "a file in a browser may be anybody's");
+}
+
+#[test]
 fn a_page_that_asks_first_is_answered_on_any_path() {
     let rig = Rig::with(|config| config.origins = vec!["https://app.example.com".to_owned()]);
     let mut client = rig.client();
