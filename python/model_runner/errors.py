@@ -181,7 +181,7 @@ class WrongMode(InvalidRequest):
     def __init__(self, name: str, *, wanted: str, does: str) -> None:
         does_what, path = self._DOES[does]
         super().__init__(
-            f"model `{name}` {does_what}, and cannot be used for {wanted}",
+            f"model `{name}` {does_what}, and does not support {wanted}",
             hint=f"ask it at `{path}`, or choose another model",
         )
 

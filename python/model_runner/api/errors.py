@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match
 
 from model_runner.api.responses import JSON, Text, wants_json
-from model_runner.errors import ModelRunnerError, NoCapacity, NotFound, ShuttingDown
+from model_runner.errors import ModelNotFound, ModelRunnerError, NoCapacity, NotFound, ShuttingDown
 from model_runner.store import gojson
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def _refusal(error: ModelRunnerError) -> dict[str, str | int | None]:
         "hint": error.hint,
         "param": error.param,
         "retry_after": _RETRY_SECONDS if isinstance(error, _PASSING) else None,
+        "reference": error.reference if isinstance(error, ModelNotFound) else None,
     }
 
 

@@ -89,7 +89,7 @@ impl Dialect {
                 error: AnthropicDetail { kind: anthropic_kind(error), message: error.advice() },
                 request_id: request_id.to_str().unwrap_or_default(),
             }),
-            Self::Ollama => serde_json::to_vec(&OllamaError { error: error.advice() }),
+            Self::Ollama => serde_json::to_vec(&OllamaError { error: ollama::words(error) }),
         };
         document.map_or_else(|_| Bytes::from_static(b"{\"error\":{}}"), Bytes::from)
     }

@@ -187,6 +187,9 @@ pub struct Refusal {
     /// Seconds after which trying again makes sense.
     #[serde(default)]
     pub retry_after: Option<u32>,
+    /// The model's name that is to blame, as the client spelt it.
+    #[serde(default)]
+    pub reference: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -462,6 +465,7 @@ mod tests {
             hint: Some("pull it".into()),
             param: None,
             retry_after: None,
+            reference: Some("x".into()),
         }));
         assert_eq!(error.status(), 404);
         let body: serde_json::Value = serde_json::from_slice(&error.to_json()).unwrap();

@@ -8,12 +8,15 @@ use super::fields::Fields;
 use super::translation::Reading;
 use crate::error::Error;
 
+pub(super) use refusals::words;
+
 mod chat;
 mod embed;
 mod generate;
 mod images;
 mod options;
 mod probabilities;
+mod refusals;
 mod speech;
 
 /// Read a request to chat.
@@ -57,9 +60,7 @@ fn open(body: &[u8]) -> Result<(Fields<'_>, String), Error> {
             fields.text("name", "")?.filter(|name| !name.is_empty()).ok_or(Error::MissingModel)?
         }
     };
-    // All models are here.
-    let model = model.strip_suffix(":local").unwrap_or(&model).to_owned();
-    Ok((fields, model))
+    Ok((fields, refusals::local(&model)?.to_owned()))
 }
 
 /// This moment, as answers have it.

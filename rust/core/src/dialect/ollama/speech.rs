@@ -244,7 +244,7 @@ impl Encoder for Speech {
         // What was said of a call is told before.
         self.end_call(out);
         self.failed = true;
-        let error = quoted(&error.advice());
+        let error = quoted(&super::words(error));
         write(out, &[b"{\"error\":", error.as_bytes(), b"}\n"]);
     }
 
