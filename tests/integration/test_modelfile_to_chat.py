@@ -8,7 +8,8 @@ import json
 import pytest
 
 from support.server import add_model, running_server
-from support.tiny_gguf import SCRIPT, tiny_random, tiny_script
+from support.spoken_models import TOOLS
+from support.tiny_gguf import SCRIPT, tiny_random, tiny_script, tiny_spoken
 
 GO_TEMPLATE = """{{ if .System }}<<{{ .System }}>>
 {{ end }}{{ if .Prompt }}[{{ .Prompt }}]
@@ -86,6 +87,86 @@ def test_a_model_made_of_another_keeps_its_template_and_adds_to_it(server):
     create(server, model="terser", **{"from": "terser"}, system="Loud.")
     assert "Terse." not in prompt(server, "terser", ("user", "Hi"))
     assert "Loud." in prompt(server, "terser", ("user", "Hi"))
+
+
+QWEN = """{{- if .Messages }}
+{{- if or .System .Tools }}<|im_start|>system
+{{- if .System }}
+{{ .System }}
+{{- end }}
+{{- if .Tools }}
+<tools>
+{{- range .Tools }}
+{"type": "function", "function": {{ .Function }}}
+{{- end }}
+</tools>
+{{- end }}<|im_end|>
+{{ end }}
+{{- range $i, $_ := .Messages }}
+{{- $last := eq (len (slice $.Messages $i)) 1 -}}
+{{- if eq .Role "user" }}<|im_start|>user
+{{ .Content }}<|im_end|>
+{{ else if eq .Role "assistant" }}<|im_start|>assistant
+{{ if .Content }}{{ .Content }}
+{{- else if .ToolCalls }}<tool_call>
+{{ range .ToolCalls }}{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}
+{{ end }}</tool_call>
+{{- end }}{{ if not $last }}<|im_end|>
+{{ end }}
+{{- else if eq .Role "tool" }}<|im_start|>user
+<tool_response>
+{{ .Content }}
+</tool_response><|im_end|>
+{{ end }}
+{{- if and (ne .Role "assistant") $last }}<|im_start|>assistant
+{{ end }}
+{{- end }}
+{{- end }}"""
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_calls_are_understood_with_a_template_of_ollamas(server, tmp_path, stream):
+    said = (
+        "\u2581Sure",
+        "\n<tool_call>\n",
+        '{"name":',
+        '\u2581"get_weather",',
+        '\u2581"arguments":',
+    )
+    said = (*said, '\u2581{"city":', '\u2581"Paris"', "}}", "\n</tool_call>")
+    weights = tiny_spoken(tmp_path / "caller.gguf", said)
+    create(server, model="caller", files={"m.gguf": blob(server, weights)}, template=QWEN)
+    asked = {"model": "caller", "tools": TOOLS, "stream": stream, "options": {"temperature": 0}}
+    asked["messages"] = [{"role": "user", "content": "Weather?"}]
+    answer = server.request("/api/chat", asked)
+    assert answer.status == 200, answer.text
+    messages = [json.loads(line)["message"] for line in answer.text.splitlines()]
+    assert "".join(message["content"] for message in messages).strip() == "Sure"
+    (call,) = (call for message in messages for call in message.get("tool_calls", []))
+    assert call["function"]["name"] == "get_weather"
+    assert call["function"]["arguments"] == {"city": "Paris"}
+
+
+def test_a_gap_is_filled_by_tokens_or_as_the_template_says(server, tmp_path):
+    # Only the text of a token tells that it is for gaps.
+    weights = tiny_spoken(
+        tmp_path / "fim.gguf", ("\u2581no", "<PRE>", "<SUF>", "<MID>", "\u2581filled")
+    )
+    create(server, model="fim", files={"m.gguf": blob(server, weights)})
+    plain = tiny_script(tmp_path / "plain.gguf")
+    template = "{{ if .Suffix }}<{{ .Prompt }}|{{ .Suffix }}>{{ else }}{{ .Prompt }}{{ end }}"
+    create(server, model="gaps", files={"m.gguf": blob(server, plain)}, template=template)
+    create(server, model="none", files={"m.gguf": blob(server, plain)})
+    options = {"temperature": 0, "num_predict": 1}
+    gap = {"prompt": "def f(", "suffix": "return", "stream": False, "options": options}
+    for model, word in (("fim", "filled"), ("gaps", SCRIPT.split()[0])):
+        shown = server.request("/api/show", {"model": model}).json()
+        assert "insert" in shown["capabilities"]
+        answer = server.request("/api/generate", {"model": model, **gap})
+        assert answer.json()["response"].strip() == word, answer.text
+    refused = server.request("/api/generate", {"model": "none", **gap})
+    assert refused.status == 400
+    assert '"none" does not support insert' in refused.json()["error"]
 
 
 def test_shards_and_a_jinja_template(server, tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+import logging
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +18,6 @@ from support.lifecycles import Config, MemoryStore, run, scene
 from support.server import running_server
 from support.tiny_gguf import SCRIPT, tiny_random, tiny_script
 from support.unix_http import ask
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _LLAMA = {"general.architecture": "llama", "llama.context_length": "4096"}
 _SAMPLING = {
@@ -113,7 +112,21 @@ def test_stops_end_texts_until_a_request_names_others(tmp_path, models, engine):
     assert text(own).strip() == SCRIPT.partition(" Every")[0]
 
 
+def test_a_file_is_not_mapped_if_the_modelfile_says_so(tmp_path, models, engine):
+    store = made(models, "script", use_mmap=False)
+
+    async def main() -> None:
+        async with scene(tmp_path, store, discover, **engine) as stage:
+            await stage.use("ai/made")
+            (runner,) = stage.scheduler.runners()
+            maps = await asyncio.to_thread(Path(f"/proc/{runner.pid}/maps").read_text)
+            assert "script.gguf" not in maps
+
+    run(main())
+
+
 def test_what_makes_no_sense_is_left_out(tmp_path, models, engine, caplog):
+    caplog.set_level(logging.INFO)
     store = made(
         models, "script", temperature="hot", top_p=7, top_k=True, seed=-1, num_predict=-1, wings=2
     )
@@ -121,6 +134,7 @@ def test_what_makes_no_sense_is_left_out(tmp_path, models, engine, caplog):
     assert text(answer).strip() == SCRIPT.strip()
     assert "`temperature` is left out: it is 'hot'" in caplog.text
     assert "`top_p`" in caplog.text
+    assert "mean nothing here: wings" in caplog.text
     assert "`seed`" not in caplog.text  # negative: at random, as usual
 
 

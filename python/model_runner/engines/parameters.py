@@ -61,6 +61,10 @@ _OTHERS = {
     "num_ctx": _Number((), 1, _INT_MAX, is_whole=True),
     "num_thread": _Number((), 1, 4096, is_whole=True),
 }
+# What engines do unless they are told not to; a build has one of the flags.
+_OFF: dict[str, list[tuple[tuple[str, ...], str | None]]] = {
+    "use_mmap": [(("--no-mmap",), None), (("--load-mode",), "none")],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +74,12 @@ class Parameters:
     Attributes:
         numbers: By their names in a Modelfile.
         stops: Strings that end a text, unless a request names others.
+        switched_off: What engines do unless they are told not to.
     """
 
     numbers: Mapping[str, float] = field(default_factory=dict)
     stops: tuple[str, ...] = ()
+    switched_off: tuple[str, ...] = ()
 
     @property
     def context_size(self) -> int | None:
@@ -85,12 +91,14 @@ class Parameters:
         """Threads of the engine."""
         return self._whole("num_thread")
 
-    def flags(self, mode: str) -> list[tuple[tuple[str, ...], str]]:
-        """What an engine in that mode is told: the spellings of each flag, and its value."""
+    def flags(self, mode: str) -> list[tuple[tuple[str, ...], str | None]]:
+        """What an engine in that mode is told: the spellings of each flag, and its value if any."""
         known = {**_SAMPLING, **_PLACE} if mode == "completion" else _PLACE
-        flags = [
+        flags: list[tuple[tuple[str, ...], str | None]] = [
             (known[name].flags, str(value)) for name, value in self.numbers.items() if name in known
         ]
+        for name in self.switched_off:
+            flags += _OFF[name]
         if mode == "completion":
             # The engine reads escapes in them; what is one in a Modelfile was read before.
             escaped = (stop.replace("\\", "\\\\") for stop in self.stops)
@@ -115,7 +123,16 @@ def read(values: Mapping[str, object]) -> Parameters:
     }
     given = values.get("stop", [])
     stops = given if isinstance(given, list) else [given]
-    return Parameters(numbers, tuple(stop for stop in stops if _is_stop(stop)))
+    unused = values.keys() - {"stop"} - _SAMPLING.keys() - _PLACE.keys() - _OTHERS.keys()
+    if unused := unused - _OFF.keys():
+        _logger.info(
+            "parameters of the model that mean nothing here: %.200s", ", ".join(sorted(unused))
+        )
+    return Parameters(
+        numbers,
+        tuple(stop for stop in stops if _is_stop(stop)),
+        tuple(name for name in _OFF if values.get(name) is False),
+    )
 
 
 def _number(name: str, kind: _Number, value: object) -> float | None:

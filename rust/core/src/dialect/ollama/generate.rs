@@ -53,7 +53,7 @@ fn read_keeping(body: &Bytes, share: f64) -> Result<Reading, Error> {
         }));
     }
     if let Some(suffix) = suffix {
-        return infill(&fields, &model, &prompt, &suffix);
+        return infill(body, &model, &prompt, &suffix);
     }
     if context.is_empty() {
         return spoken(body, share);
@@ -202,8 +202,9 @@ fn text(body: &Bytes, prompt: &str, context: Context, share: f64) -> Result<Read
 }
 
 /// What is missing between two texts.
-fn infill(fields: &Fields<'_>, model: &str, prefix: &str, suffix: &str) -> Result<Reading, Error> {
-    let options = options::read(fields)?;
+fn infill(body: &Bytes, model: &str, prefix: &str, suffix: &str) -> Result<Reading, Error> {
+    let (fields, _) = open(body)?;
+    let options = options::read(&fields)?;
     let asked = Completion {
         model,
         prompt: None,
@@ -214,7 +215,26 @@ fn infill(fields: &Fields<'_>, model: &str, prefix: &str, suffix: &str) -> Resul
         json_schema: None,
         others: Others(others(&options, None)),
     };
-    speak(fields, "/infill", &asked, Context::Untold, None)
+    speak(
+        &fields,
+        "/infill",
+        &asked,
+        Context::Untold,
+        Some(by_template(body, model, prefix, suffix)),
+    )
+}
+
+/// A model without tokens for it was made with a template that says how it is asked.
+fn by_template(body: &Bytes, model: &str, prefix: &str, suffix: &str) -> Retry {
+    let asked = json!({ "model": model, "prompt": prefix, "suffix": suffix });
+    let (body, model) = (body.clone(), model.to_owned());
+    Box::new(move |complaint| {
+        (complaint.status == 501).then(|| {
+            Ok(asks(model, Place::Control("/_control/templates"), &asked, move |answer| {
+                text(&body, &member(answer, "prompt")?, Context::Untold, 1.0)
+            }))
+        })
+    })
 }
 
 fn speak(
