@@ -23,9 +23,11 @@ pub(crate) mod event;
 pub(crate) mod fields;
 mod identifier;
 pub(crate) mod ollama;
+mod prefill;
 pub(crate) mod responses;
 mod shorten;
 pub(crate) mod translation;
+mod words;
 
 /// Find out what a body in another dialect asks for.
 ///
@@ -86,7 +88,10 @@ impl Dialect {
             Self::OpenAi => return error.to_json(),
             Self::Anthropic => serde_json::to_vec(&AnthropicError {
                 kind: "error",
-                error: AnthropicDetail { kind: anthropic_kind(error), message: error.advice() },
+                error: AnthropicDetail {
+                    kind: anthropic_kind(error),
+                    message: words::anthropic(error),
+                },
                 request_id: request_id.to_str().unwrap_or_default(),
             }),
             Self::Ollama => serde_json::to_vec(&OllamaError { error: ollama::words(error) }),

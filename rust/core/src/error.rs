@@ -341,6 +341,10 @@ impl Error {
     pub fn code(&self) -> &str {
         match self {
             Self::Refused(refusal) => &refusal.code,
+            // What OpenAI calls it, and clients make a conversation shorter for.
+            Self::EngineRefused(complaint) if complaint.is_about_length() => {
+                "context_length_exceeded"
+            }
             other => other.kind_code(),
         }
     }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::fields::{self, Fields};
+use super::prefill::without_last;
 use super::translation::{Needs, Reading, Request, Task};
 use crate::endpoint::Mode;
 use crate::error::Error;
@@ -25,11 +26,12 @@ pub(super) fn messages(body: &Bytes) -> Result<Reading, Error> {
     chat.return_progress = stream.then_some(true);
     let wants_thoughts = request::wants_thoughts(&fields)?;
     let model = chat.model.clone().into_owned();
+    let encoder = Box::new(Speech::new(&model, stream, wants_thoughts));
     let task = Task::Speak {
         path: super::chat::PATH,
         names_stop: !chat.stop.is_empty(),
         body: chat.body()?,
-        encoder: Box::new(Speech::new(&model, stream, wants_thoughts)),
+        encoder: without_last(&chat.messages, encoder),
     };
     let needs = Needs::default();
     Ok(Reading::Read(Box::new(Request { stream, ..Request::new(model, task, needs) })))

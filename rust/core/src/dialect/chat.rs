@@ -166,7 +166,42 @@ pub(crate) struct TemplateArguments<'a> {
     pub(crate) reasoning_effort: Option<Text<'a>>,
 }
 
+/// The level of effort that templates know, of one that a client asks for.
+pub(crate) fn effort(wanted: Text<'_>) -> Text<'_> {
+    if wanted == "minimal" {
+        Cow::Borrowed("low")
+    } else if matches!(&*wanted, "xhigh" | "max") {
+        Cow::Borrowed("high")
+    } else {
+        wanted
+    }
+}
+
+/// Make one message of those of the system's that come first: there are templates that refuse a second one.
+pub(crate) fn join_first_systems(messages: &mut Vec<Message<'_>>) {
+    let count = messages.iter().take_while(|it| it.role == "system").count();
+    let texts: Vec<_> = messages.iter().take(count).map_while(Message::as_text).collect();
+    if texts.len() == count && count > 1 {
+        let text = texts.join("\n\n");
+        messages.splice(..count, [Message::text("system", text)]);
+    }
+}
+
 impl<'a> Message<'a> {
+    /// What it says, if that is text alone.
+    fn as_text(&self) -> Option<Text<'_>> {
+        match self.content.as_ref()? {
+            Content::Text(text) => Some(Cow::Borrowed(text)),
+            Content::Parts(parts) => {
+                let texts = parts.iter().map(|part| match part {
+                    Part::Text { text } => Some(&**text),
+                    _ => None,
+                });
+                Some(Cow::Owned(texts.collect::<Option<Vec<_>>>()?.join("\n")))
+            }
+        }
+    }
+
     /// Somebody says a text.
     pub(crate) fn text(role: &'static str, text: impl Into<Text<'a>>) -> Self {
         let content = Some(Content::Text(text.into()));
@@ -207,5 +242,38 @@ impl Chat<'_> {
     /// Never: strings, numbers and what was JSON before always serialise.
     pub(crate) fn body(&self) -> Result<Vec<u8>, Error> {
         serde_json::to_vec(self).map_err(|error| Error::MalformedBody(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Content, Message, Part, effort, join_first_systems};
+
+    fn told(messages: &[Message<'_>]) -> Vec<String> {
+        messages
+            .iter()
+            .map(|it| format!("{}: {}", it.role, it.as_text().unwrap_or_default()))
+            .collect()
+    }
+
+    #[test]
+    fn the_first_messages_of_the_system_become_one() {
+        let part = |text| Part::Text { text };
+        let parts = Content::Parts(vec![part("b".into()), part("c".into())]);
+        let mut messages = vec![
+            Message::text("system", "a"),
+            Message { role: "system".into(), content: Some(parts), ..Message::default() },
+            Message::text("user", "d"),
+            Message::text("system", "e"),
+        ];
+        join_first_systems(&mut messages);
+        assert_eq!(told(&messages), ["system: a\n\nb\nc", "user: d", "system: e"]);
+    }
+
+    #[test]
+    fn efforts_become_the_three_that_templates_know() {
+        let all = ["minimal", "low", "medium", "high", "xhigh", "max"];
+        let known = all.map(|wanted| effort(wanted.into()).into_owned());
+        assert_eq!(known, ["low", "low", "medium", "high", "high", "high"]);
     }
 }

@@ -13,6 +13,7 @@ mod frame;
 mod items;
 mod request;
 mod speech;
+mod tools;
 
 use frame::Frame;
 use speech::Speech;
@@ -106,7 +107,10 @@ fn respond(body: &Bytes, history: &Bytes, share: f64) -> Result<Reading, Error> 
         path: super::chat::PATH,
         body: chat.body()?,
         // What goes on without its client is heard as a stream, so that its failure is kept, too.
-        encoder: Box::new(Speech::new(frame, stream || background.is_some())),
+        encoder: Box::new(
+            Speech::new(frame, stream || background.is_some())
+                .with_namespaces(tools::namespaces(&fields)),
+        ),
         names_stop: false,
     };
     let (model, needs) = (chat.model.into_owned(), Needs::default());

@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 use super::blocks;
 use super::unsupported;
 use crate::dialect::chat::{
-    Chat, Message, NamedSchema, Others, ResponseFormat, TemplateArguments, Text, Tool,
+    Chat, Message, NamedSchema, Others, ResponseFormat, TemplateArguments, Text, Tool, effort,
+    join_first_systems,
 };
 use crate::dialect::fields::{self, Fields, invalid, join};
 use crate::error::Error;
@@ -27,6 +28,7 @@ pub(super) fn chat<'a>(fields: &Fields<'a>) -> Result<Chat<'a>, Error> {
     for (place, message) in said.into_iter().enumerate() {
         blocks::message(message, &format!("messages.{place}"), &mut messages)?;
     }
+    join_first_systems(&mut messages);
     let max_tokens = fields.get::<i64>("max_tokens", "", "a whole number")?;
     if max_tokens.is_some_and(|limit| limit < 1) {
         return Err(invalid("max_tokens", "must be 1 or more"));
@@ -175,10 +177,10 @@ fn format<'a>(fields: &Fields<'a>) -> Result<Option<ResponseFormat<'a>>, Error> 
 }
 
 fn template_arguments<'a>(fields: &Fields<'a>) -> Result<TemplateArguments<'a>, Error> {
-    let effort = match fields.raw("output_config") {
+    let wanted = match fields.raw("output_config") {
         Some(config) => Fields::of(config, "output_config")?.text("effort", "output_config")?,
         None => None,
     };
     let enable_thinking = Some(wants_thoughts(fields)?);
-    Ok(TemplateArguments { enable_thinking, reasoning_effort: effort })
+    Ok(TemplateArguments { enable_thinking, reasoning_effort: wanted.map(effort) })
 }

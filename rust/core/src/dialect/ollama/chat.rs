@@ -10,6 +10,7 @@ use super::speech::{Kind, Speech};
 use super::{images, now, open, quoted};
 use crate::dialect::chat::{Call, Chat, Content, Message, Others, Part, Text, Tool};
 use crate::dialect::fields::{Fields, invalid, join};
+use crate::dialect::prefill::without_last;
 use crate::dialect::shorten;
 use crate::dialect::translation::{Encode, Reading, Request, Retry, Start, Task};
 use crate::endpoint::Mode;
@@ -58,11 +59,12 @@ fn read_keeping(body: &Bytes, share: f64) -> Result<Reading, Error> {
         }));
     }
     let stream = fields.flag("stream", "")?.unwrap_or(true);
-    let encoder = Speech::new(Kind::Chat, &model, stream, top);
+    let encoder = Box::new(Speech::new(Kind::Chat, &model, stream, top));
+    let encoder = without_last(&chat.messages, encoder);
     let task = Task::Speak {
         path: crate::dialect::chat::PATH,
         body: body_of_chat,
-        encoder: Box::new(encoder),
+        encoder,
         names_stop: false,
     };
     let retry = shorter(&fields, body, share, read_keeping)?;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use crate::dialect::chat::{NamedSchema, ResponseFormat, TemplateArguments};
+use crate::dialect::chat::{NamedSchema, ResponseFormat, TemplateArguments, effort};
 use crate::dialect::fields::{Fields, invalid, text};
 use crate::dialect::translation::Needs;
 use crate::error::Error;
@@ -148,9 +148,7 @@ pub(super) fn think<'a>(
     }
     match text(raw) {
         Some(level) if matches!(&*level, "low" | "medium" | "high" | "max") => {
-            // Templates know three levels.
-            let level = if level == "max" { Cow::Borrowed("high") } else { level };
-            Ok(arguments(true, Some(level)))
+            Ok(arguments(true, Some(effort(level))))
         }
         Some(other) => Err(invalid(
             "think",

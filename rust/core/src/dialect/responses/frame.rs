@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::items;
-use super::request::is_hosted;
+use super::tools::is_hosted;
 use crate::dialect::event::Tally;
 use crate::dialect::fields::{Fields, invalid};
 use crate::dialect::identifier;

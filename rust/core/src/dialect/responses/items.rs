@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
+use super::tools;
 use crate::dialect::chat::{Address, Call, Content, Message, Part, Sound, Text};
 use crate::dialect::fields::{Fields, invalid, join, text};
 use crate::dialect::identifier;
@@ -101,7 +102,8 @@ fn call<'a>(item: &Fields<'a>, path: &str) -> Result<Call<'a>, Error> {
         let found = item.text(name, path)?;
         found.ok_or_else(|| invalid(&join(path, name), "must be a string"))
     };
-    Ok(Call::new(need("call_id")?, need("name")?, need("arguments")?))
+    let name = tools::joined(item.text("namespace", path)?.as_deref(), need("name")?);
+    Ok(Call::new(need("call_id")?, name, need("arguments")?))
 }
 
 fn result<'a>(item: &Fields<'a>, path: &str) -> Result<Message<'a>, Error> {

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::items;
+use super::{items, tools};
 use crate::dialect::chat::{
-    Chat, Message, NamedSchema, Others, ResponseFormat, TemplateArguments, Tool,
+    Chat, Message, NamedSchema, Others, ResponseFormat, TemplateArguments, effort,
+    join_first_systems,
 };
 use crate::dialect::fields::{Fields, invalid, join, text};
 use crate::dialect::shorten;
@@ -42,6 +43,7 @@ pub(super) fn chat<'a>(
     if messages.is_empty() {
         return Err(invalid("input", "must be a string or an array of items"));
     }
+    join_first_systems(&mut messages);
     shorten::messages(&mut messages, share);
     let max_tokens = fields.get::<i64>("max_output_tokens", "", "a whole number")?;
     if max_tokens.is_some_and(|limit| limit < 1) {
@@ -50,7 +52,7 @@ pub(super) fn chat<'a>(
     let mut chat = Chat {
         model,
         messages,
-        tools: tools(fields)?,
+        tools: tools::read(fields)?,
         max_tokens,
         parallel_tool_calls: fields.flag("parallel_tool_calls", "")?,
         response_format: format(fields)?,
@@ -82,6 +84,9 @@ fn others<'a>(fields: &Fields<'a>) -> Result<Vec<(&'static str, Cow<'a, RawValue
     let alike = |name| Some((name, Cow::Borrowed(fields.json(name)?)));
     let mut others: Vec<_> = ALIKE.into_iter().filter_map(alike).collect();
     let top = fields.get::<u8>("top_logprobs", "", "a number from 0 to 20")?;
+    if top.is_some_and(|top| top > 20) {
+        return Err(invalid("top_logprobs", "must be a number from 0 to 20"));
+    }
     let included = fields.list("include", "")?;
     if included.into_iter().any(|it| text(it).as_deref() == Some(LOGPROBS)) || top.is_some() {
         for (name, value) in [
@@ -93,40 +98,6 @@ fn others<'a>(fields: &Fields<'a>) -> Result<Vec<(&'static str, Cow<'a, RawValue
         }
     }
     Ok(others)
-}
-
-fn tools<'a>(fields: &Fields<'a>) -> Result<Vec<Tool<'a>>, Error> {
-    let read = |(place, raw): (usize, &'a [u8])| {
-        let path = format!("tools.{place}");
-        let tool = Fields::of(raw, &path)?;
-        let kind = tool.text("type", &path)?.unwrap_or_default();
-        if is_hosted(&kind) {
-            return Ok(None);
-        }
-        if kind != "function" {
-            let reason =
-                format!("tool type \"{kind}\" is not supported: give tools of type \"function\"");
-            return Err(invalid(&join(&path, "type"), reason));
-        }
-        // Chat's form is taken, too.
-        let function = tool.raw("function").map(|raw| Fields::of(raw, &path)).transpose()?;
-        let function = function.as_ref().unwrap_or(&tool);
-        let name = function.text("name", &path)?.filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| invalid(&join(&path, "name"), "must be a string"))?;
-        let description = function.text("description", &path)?;
-        Ok(Some(Tool::new(name, description, function.json("parameters"))))
-    };
-    let tools = fields.list("tools", "")?.into_iter().enumerate();
-    tools.filter_map(|numbered| read(numbered).transpose()).collect()
-}
-
-/// Whether OpenAI itself would run it. Agents offer such tools beside their own, whatever they talk to; the model is not
-/// told of them, and the response does not repeat them.
-pub(super) fn is_hosted(kind: &str) -> bool {
-    let hosted = ["web_search", "file_search", "code_interpreter", "image_generation"];
-    hosted.iter().any(|hosted| {
-        kind.strip_prefix(hosted).is_some_and(|it| !it.starts_with(char::is_alphanumeric))
-    })
 }
 
 /// Which tools may, and which must be called. llama-server reads a choice of one tool as if nothing was said, so it is given
@@ -174,7 +145,8 @@ fn choose<'a>(fields: &Fields<'a>, chat: &mut Chat<'a>) -> Result<(), Error> {
 fn name_of<'a>(choice: &Fields<'a>, path: &str) -> Result<Cow<'a, str>, Error> {
     let function = choice.raw("function").map(|raw| Fields::of(raw, path)).transpose()?;
     let name = function.as_ref().unwrap_or(choice).text("name", path)?;
-    name.ok_or_else(|| invalid(&join(path, "name"), "must be a string"))
+    let name = name.ok_or_else(|| invalid(&join(path, "name"), "must be a string"))?;
+    Ok(tools::joined(choice.text("namespace", path)?.as_deref(), name))
 }
 
 /// What the answer has to look like.
@@ -213,10 +185,10 @@ fn is_sane(name: &str) -> bool {
 
 fn template_arguments<'a>(fields: &Fields<'a>) -> Result<Option<TemplateArguments<'a>>, Error> {
     let Some(raw) = fields.raw("reasoning") else { return Ok(None) };
-    let effort = Fields::of(raw, "reasoning")?.text("effort", "reasoning")?;
-    Ok(effort.map(|effort| {
-        let enable_thinking = Some(effort != "none");
-        let reasoning_effort = Some(effort).filter(|effort| effort != "none");
+    let wanted = Fields::of(raw, "reasoning")?.text("effort", "reasoning")?;
+    Ok(wanted.map(|wanted| {
+        let enable_thinking = Some(wanted != "none");
+        let reasoning_effort = Some(wanted).filter(|wanted| wanted != "none").map(effort);
         TemplateArguments { enable_thinking, reasoning_effort }
     }))
 }

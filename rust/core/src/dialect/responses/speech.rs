@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::frame::{Frame, Status};
+use super::tools;
 use crate::dialect::event::{CallPart, Event, Literal, Reason, Tally};
 use crate::dialect::identifier;
 use crate::dialect::translation::{Encoder, Question};
@@ -33,6 +34,8 @@ pub(super) struct Speech {
     /// Events that are told after it was kept.
     pending: Vec<u8>,
     asked: bool,
+    /// Those of its tools.
+    namespaces: Vec<String>,
 }
 
 /// An item that is being said; texts are insides of JSON strings.
@@ -44,6 +47,8 @@ struct Item {
     logprobs: Vec<u8>,
     call_id: Vec<u8>,
     name: Vec<u8>,
+    /// What it is in; empty if in nothing.
+    namespace: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +95,13 @@ impl Speech {
             whole: Vec::new(),
             pending: Vec::new(),
             asked: false,
+            namespaces: Vec::new(),
         }
+    }
+
+    /// Functions that are called may be in these namespaces.
+    pub(super) fn with_namespaces(self, namespaces: Vec<String>) -> Self {
+        Self { namespaces, ..self }
     }
 
     /// Write an event: `parts` are its members behind its type, each with a comma before it.
@@ -139,8 +150,14 @@ impl Speech {
             _ => part.id.0.to_vec(),
         };
         let id = identifier::of_item(kind.prefix(), &self.frame.id, self.items);
-        let name = part.name.0.to_vec();
-        let item = Item { kind, id, text: Vec::new(), logprobs: Vec::new(), call_id, name };
+        let name = part.name.text();
+        let parted = tools::parted(&name, &self.namespaces);
+        let (namespace, name) = parted
+            .map_or((Vec::new(), part.name.0.to_vec()), |(space, name)| {
+                (inside(space), inside(name))
+            });
+        let (text, logprobs) = (Vec::new(), Vec::new());
+        let item = Item { kind, id, text, logprobs, call_id, name, namespace };
         if self.stream {
             let index = format!(",\"output_index\":{},\"item\":", self.items - 1);
             let mut empty = Vec::new();
@@ -250,6 +267,9 @@ impl Item {
                 let text: &[u8] = if said { &self.text } else { b"" };
                 write(out, &[head("function_call").as_bytes(), b",\"call_id\":\"", &self.call_id]);
                 write(out, &[b"\",\"name\":\"", &self.name, b"\",\"arguments\":\"", text, b"\""]);
+                if !self.namespace.is_empty() {
+                    write(out, &[b",\"namespace\":\"", &self.namespace, b"\""]);
+                }
             }
         }
         if !matches!(self.kind, Kind::Call(_)) {
@@ -356,4 +376,10 @@ fn write(out: &mut Vec<u8>, parts: &[&[u8]]) {
     for part in parts {
         out.extend_from_slice(part);
     }
+}
+
+/// A text as the inside of a JSON string.
+fn inside(text: &str) -> Vec<u8> {
+    let quoted = serde_json::Value::from(text).to_string();
+    Literal::of(quoted.as_bytes()).unwrap_or_default().0.to_vec()
 }
