@@ -38,7 +38,7 @@ fn a_path_says_whose_words_are_read() {
 fn an_error_is_in_the_clients_words() {
     let error = Error::MissingModel;
     let message = error.advice().into_owned();
-    assert_eq!(document(Dialect::Ollama, &error), json!({ "error": message }));
+    assert_eq!(document(Dialect::Ollama, &error), json!({ "error": "model is required" }));
     let kind = "invalid_request_error";
     assert_eq!(
         document(Dialect::Anthropic, &error),
