@@ -360,6 +360,8 @@ def test_a_model_that_is_not_here_is_pulled_and_its_progress_told(tmp_path, stor
         ({"model": "../x"}, "invalid model name"),
         ({"model": "sha256:" + "0" * 64}, "invalid model name"),
         ({"from": ""}, "neither 'from' or 'files' was specified"),
+        ({"from": "./m.gguf"}, "there is no file `./m.gguf`"),
+        ({"from": "~/m.gguf"}, "there is no file `~/m.gguf`"),
         ({"files": {"a.gguf": "sha256:12"}, "from": ""}, "invalid digest format"),
         ({"files": {"/a.gguf": digest_of(b"")}, "from": ""}, "file path must be relative"),
         ({"files": {"a/../b": digest_of(b"")}, "from": ""}, "file path must be relative"),

@@ -142,6 +142,12 @@ class _Creation:
     async def _of_model(self, report: Report) -> tuple[Model, Collection[str]]:
         try:
             base = await asyncio.to_thread(_found, self._store, self._source)
+        except InvalidReference as error:
+            # Ollama's command sends what is no file there as the name of a model.
+            if self._source.startswith((".", "/", "~")):
+                hint = "its path is taken from where the Modelfile is"
+                raise InvalidRequest(f"there is no file `{self._source}`", hint=hint) from error
+            raise
         except ModelNotFound:
             self._pulling = True
             base = await fetch(self._services, self._source, report)

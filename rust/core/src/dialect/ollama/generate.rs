@@ -67,6 +67,14 @@ fn read_keeping(body: &Bytes, share: f64) -> Result<Reading, Error> {
     }))
 }
 
+/// As for a chat, but a single prompt is not cut for who wants nothing of it forgotten.
+fn shorter(fields: &Fields<'_>, body: &Bytes, share: f64) -> Result<Option<Retry>, Error> {
+    if fields.flag("shift", "")? == Some(false) {
+        return Ok(None);
+    }
+    chat::shorter(fields, body, share, read_keeping)
+}
+
 /// Ask first, and go on with a text of the answer.
 fn asks(
     model: String,
@@ -143,7 +151,7 @@ fn spoken(body: &Bytes, share: f64) -> Result<Reading, Error> {
     needs.thinking = thinking;
     let path = crate::dialect::chat::PATH;
     let task = Task::Speak { path, body: asked, encoder, names_stop: false };
-    let retry = chat::shorter(&fields, body, share, read_keeping)?;
+    let retry = shorter(&fields, body, share)?;
     Ok(Reading::Read(Box::new(Request { stream, retry, ..Request::new(model, task, needs) })))
 }
 
@@ -197,7 +205,7 @@ fn text(body: &Bytes, prompt: &str, context: Context, share: f64) -> Result<Read
         json_schema: schema(options::format(&fields)?),
         others: Others(others(&options, top)),
     };
-    let retry = chat::shorter(&fields, body, share, read_keeping)?;
+    let retry = shorter(&fields, body, share)?;
     speak(&fields, "/v1/completions", &asked, context, retry)
 }
 

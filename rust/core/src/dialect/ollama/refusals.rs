@@ -7,32 +7,41 @@ use crate::error::{Error, Refusal};
 const LOCAL: &str = ":local";
 const CLOUD: &str = ":cloud";
 
+const BUSY: &str = "server busy, please try again.  maximum pending requests exceeded";
+const DIED: &str = "an error was encountered while running the model";
+const LONG: &str = "the prompt is longer than the context length currently available to the model";
+
+/// Members of which is said in full what is wrong with them.
+const TOLD: [&str; 4] = ["format", "raw", "think", "top_logprobs"];
+
 /// An error in Ollama's words, as far as clients look for them; what to do next follows.
 pub(crate) fn words(error: &Error) -> Cow<'static, str> {
-    let (said, hint) = match error {
-        Error::MissingModel => ("model is required".to_owned(), None),
-        Error::QueueFull { .. } => {
-            let busy = "server busy, please try again.  maximum pending requests exceeded";
-            return format!("{busy}: {}", error.advice()).into();
+    let advice = error.advice();
+    let said = match error {
+        Error::MissingModel => "model is required".to_owned(),
+        Error::QueueFull { .. } => format!("{BUSY}: {advice}"),
+        Error::EngineDied => format!("{DIED}: {advice}"),
+        Error::EngineRefused(complaint) if complaint.is_about_length() => {
+            format!("{LONG}: {advice}")
         }
-        Error::EngineDied => {
-            let died = "an error was encountered while running the model";
-            return format!("{died}: {}", error.advice()).into();
-        }
-        Error::Refused(refusal) => match (refusal.code.as_str(), refusal.reference.as_deref()) {
-            ("model_not_found", Some(name)) => {
-                (format!("model '{name}' not found"), refusal.hint.as_deref())
-            }
-            ("invalid_reference", _) => {
-                return format!("invalid model name: {}", error.advice()).into();
-            }
-            _ => return error.advice(),
-        },
-        _ => return error.advice(),
+        Error::InvalidField { param, reason } if TOLD.contains(&param.as_str()) => reason.clone(),
+        Error::Refused(refusal) => return refused_words(refusal).unwrap_or(advice),
+        _ => return advice,
     };
-    match hint {
-        Some(hint) => format!("{said} ({hint})").into(),
-        None => said.into(),
+    said.into()
+}
+
+fn refused_words(refusal: &Refusal) -> Option<Cow<'static, str>> {
+    let hint = refusal.hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    match refusal.code.as_str() {
+        "model_not_found" => {
+            let name = refusal.reference.as_deref()?;
+            Some(format!("model '{name}' not found{hint}").into())
+        }
+        "invalid_reference" => {
+            Some(format!("invalid model name: {}{hint}", refusal.message).into())
+        }
+        _ => None,
     }
 }
 

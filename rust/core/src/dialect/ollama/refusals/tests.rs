@@ -1,5 +1,5 @@
 use super::{local, words};
-use crate::error::{Error, Refusal};
+use crate::error::{Complaint, Error, Refusal};
 
 fn refusal(code: &str, reference: Option<&str>) -> Error {
     Error::Refused(Box::new(Refusal {
@@ -25,6 +25,19 @@ fn clients_find_the_words_that_they_look_for() {
     assert_eq!(words(&Error::MissingModel), "model is required");
     let busy = "server busy, please try again.  maximum pending requests exceeded";
     assert!(words(&Error::QueueFull { limit: 3 }).starts_with(busy));
+    let reason = "raw mode does not support template, system, or context".to_owned();
+    let told = Error::InvalidField { param: "raw".to_owned(), reason: reason.clone() };
+    assert_eq!(words(&told), reason);
+    let long = Error::EngineRefused(Box::new(Complaint {
+        status: 400,
+        message: "600 tokens".to_owned(),
+        kind: "exceed_context_size_error".to_owned(),
+        ..Complaint::default()
+    }));
+    assert_eq!(
+        words(&long),
+        "the prompt is longer than the context length currently available to the model: 600 tokens"
+    );
     let died = "an error was encountered while running the model";
     assert!(words(&Error::EngineDied).starts_with(died));
 }

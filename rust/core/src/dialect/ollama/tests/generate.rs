@@ -7,7 +7,7 @@ use crate::dialect::translation::tests::{
 };
 use crate::dialect::translation::{Place, Question, Reading, Task};
 use crate::endpoint::Foreign;
-use crate::error::Error;
+use crate::error::{Complaint, Error};
 
 const GENERATE: Foreign = Foreign::OllamaGenerate;
 const TEXT: &[u8] = include_bytes!("../../decoder/recorded/withheld.sse");
@@ -136,4 +136,29 @@ fn without_a_prompt_the_model_is_loaded() {
     }
     assert_refused(GENERATE, &with(body(), "prompt", json!(7)), "prompt");
     assert_refused(GENERATE, &with(body(), "suffix", json!(7)), "suffix");
+}
+
+#[test]
+fn without_tokens_for_a_gap_the_template_is_asked() {
+    let body = with(body(), "suffix", json!("end"));
+    let incapable = Complaint { status: 501, ..Complaint::default() };
+    let retry = request(GENERATE, &body).retry.expect("another way");
+    let again = retry(&incapable).expect("it is asked for otherwise");
+    let (Question { place, body: asked }, then) = question(again, r#"{"prompt":"<Hi|end>"}"#);
+    assert_eq!(place, Place::Control("/_control/templates"));
+    let asked: Value = serde_json::from_slice(&asked).expect("JSON");
+    assert_eq!(asked, json!({ "model": "m", "prompt": "Hi", "suffix": "end" }));
+    let (path, asked) = speech(then);
+    assert_eq!((path, &asked["prompt"]), ("/v1/completions", &json!("<Hi|end>")));
+    // Whatever else is wrong would be wrong again.
+    let retry = request(GENERATE, &body).retry.expect("another way");
+    assert!(retry(&Complaint { status: 400, ..Complaint::default() }).is_none());
+}
+
+#[test]
+fn a_prompt_of_which_nothing_may_be_forgotten_is_not_cut() {
+    assert!(request(GENERATE, &body()).retry.is_some());
+    for name in ["shift", "truncate"] {
+        assert!(request(GENERATE, &with(body(), name, json!(false))).retry.is_none(), "{name}");
+    }
 }
