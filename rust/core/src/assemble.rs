@@ -287,7 +287,8 @@ fn inner<'a>(object: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     found.map(|member| member.value)
 }
 
-fn summed(usage: &[u8], counted: Usage) -> Option<Vec<u8>> {
+/// The usage of one choice with the tokens of all of them.
+pub(crate) fn summed(usage: &[u8], counted: Usage) -> Option<Vec<u8>> {
     let number = |count: u64| count.to_string().into_bytes();
     let total = counted.prompt_tokens.saturating_add(counted.completion_tokens);
     let mut wanted = vec![

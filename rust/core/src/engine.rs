@@ -10,14 +10,15 @@ use http::header::{
     ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE,
     HeaderMap, SERVER,
 };
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode, response};
 
 use crate::account::Outcome;
-use crate::assemble::{Assembler, Plan, Question, Told};
+use crate::assemble::{Assembler, Plan, Question, Shape, Told};
 use crate::dialect::decoder;
 use crate::error::Error;
 use crate::observe::Observer;
 use crate::relay::{Account, Answer, Gathered, Relay, Whole};
+use crate::repair::{self, Mend};
 use crate::routes::Runner;
 use crate::upstream::{EngineConnection, Framing, Head, SendError};
 use crate::worker::Worker;
@@ -59,6 +60,8 @@ pub(crate) struct Call<'a> {
     pub(crate) assembled: Option<Plan>,
     /// The body with which the engine is asked for a whole answer after all, if its stream withholds something.
     pub(crate) unassembled: Option<&'a Bytes>,
+    /// The client reads the engine's own stream, of such a shape, with so many choices.
+    pub(crate) relayed: Option<(Shape, usize)>,
 }
 
 /// Why there is no answer.
@@ -213,6 +216,9 @@ async fn deliver(
         head.headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
         head.headers.entry(ACCEL_BUFFERING).or_insert(HeaderValue::from_static("no"));
     }
+    if head.status == StatusCode::INTERNAL_SERVER_ERROR && !stream {
+        return Box::pin(blame(head, connection, account)).await;
+    }
     if head.status.is_client_error() {
         account.outcome = Outcome::ClientError;
     } else if head.status.is_server_error() {
@@ -222,8 +228,41 @@ async fn deliver(
         capture.answers(head.status, stream, call.path);
     }
     let observer = if stream { Observer::stream(account.prompts) } else { Observer::document() };
-    let relay = Relay::new(connection, poolable, observer, account);
+    let mend =
+        call.relayed.filter(|_| stream).and_then(|(shape, choices)| Mend::new(shape, choices));
+    let relay = Relay::new(connection, poolable, observer, account).mended(mend);
     Ok(Response::from_parts(head, Answer::Engine(Box::new(relay))))
+}
+
+/// An error for which the engine blames itself, with what is the client's fault put right.
+async fn blame(
+    mut head: response::Parts,
+    mut connection: EngineConnection,
+    mut account: Box<Account>,
+) -> Result<Response<Answer>, Failed> {
+    account.outcome = Outcome::EngineError;
+    let Some(mut document) = rest(&mut connection).await else {
+        if let Some(capture) = &mut account.capture {
+            capture.refused(&Error::EngineDied);
+        }
+        return Err(Failed::Finally(Error::EngineDied));
+    };
+    if let Some((status, reworded)) = repair::reworded(&document) {
+        account.outcome = Outcome::ClientError;
+        head.status = StatusCode::from_u16(status).unwrap_or(head.status);
+        document = reworded;
+    }
+    account.answered(head.status, &document);
+    Ok(Response::from_parts(head, Answer::own(document)))
+}
+
+/// All that comes yet; `None` if it is cut short.
+async fn rest(connection: &mut EngineConnection) -> Option<Vec<u8>> {
+    let mut document = Vec::new();
+    while let Some(chunk) = poll_fn(|context| connection.poll_data(context)).await {
+        document.extend_from_slice(&chunk.ok()?);
+    }
+    Some(document)
 }
 
 /// Make a whole answer of a stream.
@@ -269,14 +308,12 @@ pub(crate) async fn question(
         body: &body,
         assembled: None,
         unassembled: None,
+        relayed: None,
     };
     let sent = send_fresh(&call, call.head(runner), worker, runner).await;
     let (head, mut connection) =
         sent.map_err(|error| Error::EngineUnreachable(error.to_string()))?;
-    let mut answer = Vec::new();
-    while let Some(chunk) = poll_fn(|context| connection.poll_data(context)).await {
-        answer.extend_from_slice(&chunk.map_err(|_| Error::EngineDied)?);
-    }
+    let answer = rest(&mut connection).await.ok_or(Error::EngineDied)?;
     if head.parts.status.is_success() {
         return Ok(answer.into());
     }
@@ -291,6 +328,7 @@ pub(crate) fn refused(status: StatusCode, document: &[u8]) -> Error {
         complaint.message =
             format!("the engine refused the request with status {}", status.as_u16());
     }
+    repair::judge(&mut complaint);
     Error::EngineRefused(Box::new(complaint))
 }
 

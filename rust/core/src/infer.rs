@@ -24,6 +24,7 @@ use crate::multipart;
 use crate::peek::{self, Member, PeekError};
 use crate::recorder::{self, Capture};
 use crate::relay::{Account, Answer, Clock};
+use crate::repair;
 use crate::routes::{Lease, LeaseError, Runner};
 use crate::score::Scoring;
 use crate::ticket::Ticket;
@@ -31,6 +32,7 @@ use crate::waiting;
 use crate::worker::Worker;
 
 mod background;
+mod repaired;
 mod scored;
 mod translated;
 
@@ -40,6 +42,9 @@ const PRELOAD_ONLY: HeaderName = HeaderName::from_static("x-preload-only");
 
 /// What the control plane says of a model that does something else.
 const WRONG_MODE: &str = "wrong_mode";
+
+/// The engine's path for embeddings as OpenAI has them.
+const EMBEDDINGS: &str = "/v1/embeddings";
 
 /// How often a request may come back to the route table, because its runner went away under it, before it is refused.
 const LEASE_ROUNDS: usize = 4;
@@ -95,9 +100,12 @@ async fn say(
     voice: Option<Voice>,
     response: Response<Answer>,
 ) -> Result<Response<Answer>, Error> {
-    match voice {
-        Some(voice) => Box::pin(voice.say(asked, response)).await,
-        None => Ok(response),
+    match (voice, asked.dimensions) {
+        (Some(voice), _) => Box::pin(voice.say(asked, response)).await,
+        (None, Some(count)) if !asked.is_preload() => {
+            Box::pin(repaired::shorten(response, count)).await
+        }
+        (None, _) => Ok(response),
     }
 }
 
@@ -129,6 +137,10 @@ struct Asked {
     assembled: Option<Plan>,
     /// The body as it came, if its stream may withhold something.
     unassembled: Option<Bytes>,
+    /// The client reads the engine's own stream, of such a shape.
+    relayed: Option<Shape>,
+    /// So many dimensions are wanted of embeddings.
+    dimensions: Option<usize>,
     received: Instant,
     complete: Instant,
     /// How long it has waited for a runner to be ready; `None` if one was.
@@ -162,6 +174,8 @@ impl Asked {
             runner: RefCell::new(None),
             assembled: None,
             unassembled: None,
+            relayed: None,
+            dimensions: None,
             received,
             complete: received,
             load: Cell::new(None),
@@ -198,11 +212,17 @@ impl Asked {
         let (target, body) = (self.target, self.body.clone());
         let mut wishes = Wishes::default();
         let (model, stream, slots) = peek(&body, |name, member| wishes.note(name, member))?;
+        let narrowed = self.mend(&wishes, &body)?;
+        if let Some(narrowed) = narrowed {
+            self.body = narrowed.into();
+            return self.look_through();
+        }
         self.model = model;
         if target.takes == Takes::Slot {
             self.slots = slots;
         }
         self.stream = stream && target.streams();
+        self.relayed = Shape::of(target.upstream_path).filter(|_| self.stream);
         match target.content {
             Content::Scores => self.scoring = Some(Scoring::read(&body)?),
             Content::Messages => {
@@ -215,6 +235,21 @@ impl Asked {
         }
         self.ask_for_a_stream(&wishes, &body);
         Ok(Vec::new())
+    }
+
+    /// See to what an engine would not hear; `Some` is what it is to be asked instead.
+    fn mend(&mut self, wishes: &Wishes<'_>, body: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        if let Some(dimensions) = wishes.dimensions
+            && self.target.upstream_path == EMBEDDINGS
+        {
+            self.dimensions = repair::dimensions(dimensions.value)?;
+        }
+        match wishes.tool_choice {
+            Some(choice) if self.target.content == Content::Messages => {
+                repair::narrow(body, choice, wishes.tools)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Ask the engine for a stream, wherever that can become the same answer.
@@ -267,6 +302,7 @@ impl Asked {
             body: &self.body,
             assembled: self.assembled,
             unassembled: self.unassembled.as_ref(),
+            relayed: self.relayed.map(|shape| (shape, self.slots)),
         };
         let (received, complete, load) = (self.received, self.complete, self.load.get());
         let clock = Clock { received, complete, load, leased: Instant::now() };

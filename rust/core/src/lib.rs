@@ -27,6 +27,7 @@ mod pace;
 pub mod peek;
 mod recorder;
 mod relay;
+mod repair;
 pub mod routes;
 pub mod runtime;
 mod score;

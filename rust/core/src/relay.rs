@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -18,6 +19,7 @@ use crate::intake::Inflow;
 use crate::observe::Observer;
 use crate::pace::Pace;
 use crate::recorder::{Capture, Page};
+use crate::repair::Mend;
 use crate::routes::Lease;
 use crate::ticket::Ticket;
 use crate::upstream::{BodyError, ControlConnection, EngineConnection};
@@ -220,6 +222,15 @@ impl Account {
         self.ticket.settle(false);
     }
 
+    /// Note a whole answer of these bytes, which is on its way.
+    pub(crate) fn answered(&mut self, status: StatusCode, document: &[u8]) {
+        if let Some(capture) = &mut self.capture {
+            capture.answers(status, false, "");
+            capture.push(document);
+        }
+        self.entry.first_byte = Some(self.clock.received.elapsed());
+    }
+
     fn record(&mut self, bytes: &[u8]) {
         if let Some(capture) = &mut self.capture {
             capture.push(bytes);
@@ -269,6 +280,8 @@ pub(crate) struct Relay {
     connection: Option<EngineConnection>,
     poolable: bool,
     observer: Observer,
+    /// `None` once nothing can be wrong with the rest.
+    mend: Option<Box<Mend>>,
     stage: Stage,
     account: Box<Account>,
 }
@@ -281,7 +294,14 @@ impl Relay {
         observer: Observer,
         account: Box<Account>,
     ) -> Self {
-        Self { connection: Some(connection), poolable, observer, stage: Stage::Flowing, account }
+        let (connection, stage) = (Some(connection), Stage::Flowing);
+        Self { connection, poolable, observer, mend: None, stage, account }
+    }
+
+    /// See to what is wrong with the stream on its way.
+    pub(crate) fn mended(mut self, mend: Option<Mend>) -> Self {
+        self.mend = mend.map(Box::new);
+        self
     }
 
     /// Whether the engine answers with a stream.
@@ -326,24 +346,40 @@ impl Relay {
         if self.account.ticket.poll_cancelled(context) {
             return Poll::Ready(Some(self.cancelled()));
         }
-        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
-        match std::task::ready!(connection.poll_data(context)) {
-            Some(Ok(chunk)) => {
-                self.note_first_byte();
-                let before = self.observer.content_events();
-                self.observer.observe(&chunk);
-                self.account.entry.pace.note(self.observer.content_events() - before);
-                self.account.record(&chunk);
-                Poll::Ready(Some(Ok(Frame::data(chunk))))
-            }
-            Some(Err(BodyError::Cut | BodyError::Malformed)) => {
-                Poll::Ready(Some(self.engine_died()))
-            }
-            None => {
-                self.complete();
-                Poll::Ready(None)
+        loop {
+            let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+            match std::task::ready!(connection.poll_data(context)) {
+                Some(Ok(chunk)) => {
+                    let chunk = self.pass(chunk);
+                    if !chunk.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(chunk))));
+                    }
+                }
+                Some(Err(BodyError::Cut | BodyError::Malformed)) => {
+                    return Poll::Ready(Some(self.engine_died()));
+                }
+                None => {
+                    self.complete();
+                    return Poll::Ready(None);
+                }
             }
         }
+    }
+
+    /// Learn from the next chunk what there is to learn, and say what the client gets of it.
+    fn pass(&mut self, mut chunk: Bytes) -> Bytes {
+        self.note_first_byte();
+        let before = self.observer.content_events();
+        self.observer.observe(&chunk);
+        self.account.entry.pace.note(self.observer.content_events() - before);
+        if let Some(mend) = &mut self.mend {
+            chunk = mend.pass(chunk, || self.observer.findings().usage);
+            if mend.is_done() {
+                self.mend = None;
+            }
+        }
+        self.account.record(&chunk);
+        chunk
     }
 
     fn note_first_byte(&mut self) {

@@ -25,9 +25,11 @@ pub(crate) struct Wishes<'a> {
     top_logprobs: Option<Member<'a>>,
     n_probs: Option<Member<'a>>,
     post_sampling_probs: Option<Member<'a>>,
-    tools: Option<Member<'a>>,
+    pub(crate) tools: Option<Member<'a>>,
     stop: Option<Member<'a>>,
     verbose: Option<Member<'a>>,
+    pub(crate) tool_choice: Option<Member<'a>>,
+    pub(crate) dimensions: Option<Member<'a>>,
     names_stop: bool,
 }
 
@@ -62,6 +64,8 @@ impl<'a> Wishes<'a> {
             b"tools" => &mut self.tools,
             b"stop" => &mut self.stop,
             b"verbose" => &mut self.verbose,
+            b"tool_choice" => &mut self.tool_choice,
+            b"dimensions" => &mut self.dimensions,
             _ => return,
         };
         *wish = Some(member);

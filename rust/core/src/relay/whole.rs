@@ -116,11 +116,7 @@ impl Whole {
             if outcome == Outcome::Ok {
                 account.worker.prepare(account.lease.runner());
             }
-            if let Some(capture) = &mut account.capture {
-                capture.answers(status, false, "");
-                capture.push(body);
-            }
-            account.entry.first_byte = Some(account.clock.received.elapsed());
+            account.answered(status, body);
         });
     }
 

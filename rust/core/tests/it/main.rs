@@ -43,6 +43,8 @@ mod protocol;
 #[cfg(test)]
 mod recorder;
 #[cfg(test)]
+mod repairs;
+#[cfg(test)]
 mod retire;
 #[cfg(test)]
 mod scores;

@@ -11,7 +11,7 @@ use super::{open, options, quoted};
 use crate::dialect::fields::{Fields, invalid, text};
 use crate::dialect::translation::{Encode, Needs, Place, Question, Reading, Request, Retry, Task};
 use crate::endpoint::Mode;
-use crate::error::Error;
+use crate::error::{Complaint, Error};
 use crate::peek::elements;
 
 /// What an engine is asked.
@@ -165,34 +165,24 @@ fn nanoseconds(duration: std::time::Duration) -> u64 {
 fn refusal() -> Retry {
     Box::new(|complaint| {
         let reason = "the input length exceeds the context length";
-        is_too_long(&complaint.message).then(|| Err(invalid("input", reason)))
+        is_too_long(complaint).then(|| Err(invalid("input", reason)))
     })
 }
 
-/// llama-server has an error of its own for inputs that do not fit into a batch.
-fn is_too_long(message: &str) -> bool {
-    message.contains("too large to process")
-        || message.contains("exceeds the available context")
-        || message.contains("larger than the max context size")
+fn is_too_long(complaint: &Complaint) -> bool {
+    complaint.is_about_length() || complaint.message.contains("larger than the max context size")
 }
 
 /// Ask again with as many tokens of each input as fit.
 fn cutting(body: Bytes) -> Retry {
     Box::new(move |complaint| {
-        if !is_too_long(&complaint.message) {
+        if !is_too_long(complaint) {
             return None;
         }
         let limit = complaint.context_size.and_then(|size| usize::try_from(size).ok());
-        let limit = limit.or_else(|| batch(&complaint.message)).unwrap_or(BATCH);
+        let limit = limit.unwrap_or(BATCH);
         Some(tokens_of(&body, limit))
     })
-}
-
-/// `… current batch size: 512`
-fn batch(message: &str) -> Option<usize> {
-    let (_, after) = message.split_once("batch size: ")?;
-    let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().ok()
 }
 
 /// Have the inputs that may be too long made tokens, one after the other.
