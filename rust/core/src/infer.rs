@@ -32,10 +32,12 @@ use crate::waiting;
 use crate::worker::Worker;
 
 mod background;
+mod guard;
 mod repaired;
 mod scored;
 mod translated;
 
+use guard::Form;
 use translated::Voice;
 
 const PRELOAD_ONLY: HeaderName = HeaderName::from_static("x-preload-only");
@@ -139,6 +141,8 @@ struct Asked {
     unassembled: Option<Bytes>,
     /// The client reads the engine's own stream, of such a shape.
     relayed: Option<Shape>,
+    /// What the answer is held to.
+    form: Option<Form>,
     /// So many dimensions are wanted of embeddings.
     dimensions: Option<usize>,
     received: Instant,
@@ -175,6 +179,7 @@ impl Asked {
             assembled: None,
             unassembled: None,
             relayed: None,
+            form: None,
             dimensions: None,
             received,
             complete: received,
@@ -223,6 +228,7 @@ impl Asked {
         }
         self.stream = stream && target.streams();
         self.relayed = Shape::of(target.upstream_path).filter(|_| self.stream);
+        self.note_form(&wishes);
         match target.content {
             Content::Scores => self.scoring = Some(Scoring::read(&body)?),
             Content::Messages => {
@@ -250,6 +256,12 @@ impl Asked {
             }
             _ => Ok(None),
         }
+    }
+
+    /// Note what the answer is held to, if it is a chat's.
+    fn note_form(&mut self, wishes: &Wishes<'_>) {
+        let is_chat = Shape::of(self.target.upstream_path) == Some(Shape::Chat);
+        self.form = Form::of(wishes).filter(|_| is_chat);
     }
 
     /// Ask the engine for a stream, wherever that can become the same answer.
@@ -294,6 +306,10 @@ impl Asked {
         if self.is_preload() {
             self.ticket.settle(true);
             return Ok(Response::new(Answer::own(Bytes::new())));
+        }
+        if let Some(form) = self.form {
+            let checked = form.check(&self.body, self.ticket.worker(), lease.runner());
+            Box::pin(checked).await.map_err(Failed::Finally)?;
         }
         let call = Call {
             path: self.target.upstream_path,

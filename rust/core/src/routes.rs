@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -64,6 +64,17 @@ pub(crate) enum LeaseError {
     QueueFull,
 }
 
+/// How the turns of a model end.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    /// The tokens that end one, as text.
+    pub(crate) ends: Vec<Box<str>>,
+    /// The template puts one where an answer begins.
+    pub(crate) end_early: bool,
+    /// The same in chats with tools.
+    pub(crate) end_early_with_tools: bool,
+}
+
 /// A live engine process as the data plane sees it.
 #[derive(Debug)]
 pub(crate) struct Runner {
@@ -88,6 +99,8 @@ pub(crate) struct Runner {
     retired: AtomicBool,
     /// The seconds, as bits, for which requests last said that it is to stay; no number until one did.
     keep_alive: AtomicU64,
+    /// How the turns of its model end; unknown until it matters.
+    pub(crate) turns: OnceLock<Turns>,
     /// How many more streams told too little for a whole answer with probabilities than told enough.
     vain_streams: AtomicUsize,
     epoch: Instant,
@@ -122,6 +135,7 @@ impl Runner {
             queued: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
             keep_alive: AtomicU64::new(f64::NAN.to_bits()),
+            turns: OnceLock::new(),
             vain_streams: AtomicUsize::new(0),
             epoch: Instant::now(),
             idle_since: AtomicU64::new(0),

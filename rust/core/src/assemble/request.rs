@@ -30,6 +30,8 @@ pub(crate) struct Wishes<'a> {
     verbose: Option<Member<'a>>,
     pub(crate) tool_choice: Option<Member<'a>>,
     pub(crate) dimensions: Option<Member<'a>>,
+    pub(crate) json_schema: Option<Member<'a>>,
+    pub(crate) response_format: Option<Member<'a>>,
     names_stop: bool,
 }
 
@@ -50,6 +52,11 @@ impl<'a> Wishes<'a> {
         self
     }
 
+    /// Whether there are tools.
+    pub(crate) fn has_tools(&self) -> bool {
+        is_filled(self.tools)
+    }
+
     /// Take the next member of the body.
     pub(crate) fn note(&mut self, name: &[u8], member: Member<'a>) {
         let wish = match name {
@@ -66,6 +73,8 @@ impl<'a> Wishes<'a> {
             b"verbose" => &mut self.verbose,
             b"tool_choice" => &mut self.tool_choice,
             b"dimensions" => &mut self.dimensions,
+            b"json_schema" => &mut self.json_schema,
+            b"response_format" => &mut self.response_format,
             _ => return,
         };
         *wish = Some(member);

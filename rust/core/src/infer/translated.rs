@@ -124,6 +124,8 @@ async fn put(asked: &mut Asked, body: Vec<u8>, names_stop: bool) -> Result<(), E
     }
     asked.sent = body.clone();
     asked.body = body.clone();
+    let Some(wishes) = Wishes::read(&body) else { return Ok(()) };
+    asked.note_form(&wishes);
     if asked.stream {
         let mut wanted: Vec<(&str, &[u8])> =
             vec![("stream", b"true"), ("stream_options", b"{\"include_usage\":true}")];
@@ -132,7 +134,7 @@ async fn put(asked: &mut Asked, body: Vec<u8>, names_stop: bool) -> Result<(), E
         }
         let edited = splice::set(&body, &wanted).ok_or(Error::MissingModel)?;
         asked.body = edited.into();
-    } else if let Some(wishes) = Wishes::read(&body) {
+    } else {
         asked.ask_for_a_stream(&wishes.naming_stop(names_stop), &body);
     }
     Ok(())

@@ -77,7 +77,9 @@ fn cut(mut vector: Vec<f32>, count: usize) -> Result<Vec<f32>, Error> {
     let length = squares.sqrt();
     if length > 0.0 {
         #[expect(clippy::cast_possible_truncation, reason = "what it was before")]
-        vector.iter_mut().for_each(|number| *number = (f64::from(*number) / length) as f32);
+        for number in &mut vector {
+            *number = (f64::from(*number) / length) as f32;
+        }
     }
     Ok(vector)
 }

@@ -371,9 +371,13 @@ impl Live {
         let Some(event) = self.ahead.pop() else { return false };
         self.upstream.send_chunk(&event.data);
         if self.plan.kind.is_stream() {
-            let mut length = 0;
-            while length < event.data.len() {
-                length += self.client.chunk().len();
+            // Of several choices of a chat what each counts is held back, for one sum at the end.
+            let choices: usize = self.plan.prompts.iter().map(|prompt| prompt.choices.len()).sum();
+            let held = choices > 1 && !self.plan.kind.is_text();
+            let expected = if held { 1 } else { event.count };
+            let mut heard = Vec::new();
+            while heard.windows(2).filter(|pair| *pair == b"\n\n").count() as u64 != expected {
+                heard.extend(self.client.chunk());
             }
         } else {
             rig.client().ping();

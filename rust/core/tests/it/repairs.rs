@@ -68,10 +68,10 @@ fn a_stream_of_several_choices_counts_them_all_at_its_end() {
         chat(&json!({ "stream": true, "n": 2, "stream_options": { "include_usage": true } }));
     let said = |index| delta(index, r#"{"content":"a"}"#);
     let (first, second) = (begin(1) + &said(1), begin(0) + &said(0));
-    let chunks = [&*first, &second, &counts(3), &said(0), &counts(4)];
+    let chunks = [&*second, &first, &counts(3), &said(0), &counts(4)];
     let got = streamed(&rig, &engine, &body, CHAT, &chunks);
     let sum = counts(7).replace("\"predicted_n\":7", "\"predicted_n\":3");
-    assert_eq!(got, [&*first, &second, &said(0), &sum, DONE].concat());
+    assert_eq!(got, [&*second, &first, &said(0), &sum, DONE].concat());
     let totals = rig.totals();
     assert_eq!((totals.prompt_tokens, totals.completion_tokens), (5, 7));
 }
@@ -98,6 +98,7 @@ fn a_named_tool_is_the_only_one_that_the_engine_hears_of() {
         chat(&json!({ "tools": [tool("a"), tool("b")], "tool_choice": tool("b"), "stream": true }));
     let mut client = rig.client();
     client.ask("POST", CHAT, &[], body.to_string());
+    answer_questions(&engine, "<bot>");
     let (mut upstream, request) = engine.receive();
     let heard = request.json();
     assert_eq!((&heard["tools"], &heard["tool_choice"]), (&json!([tool("b")]), &json!("required")));
@@ -122,6 +123,7 @@ fn a_named_tool_of_a_whole_answer_is_asked_for_as_a_stream_too() {
     let mut client = rig.client();
     let body = chat(&json!({ "tools": [tool], "tool_choice": tool }));
     client.ask("POST", CHAT, &[], body.to_string());
+    answer_questions(&engine, "<bot>");
     let (mut upstream, request) = engine.receive();
     let heard = request.json();
     assert_eq!((&heard["stream"], &heard["tool_choice"]), (&json!(true), &json!("required")));
@@ -219,4 +221,113 @@ fn an_error_in_another_dialect_is_put_right_too() {
     let answer = client.message();
     assert_eq!(answer.head.status(), 400);
     assert_eq!(answer.json()["error"], "input: the input length exceeds the context length");
+}
+
+/// What an engine answers to questions about how turns end: with `</s>`, of which `tail` may have one, if there are tools.
+fn answer_questions(engine: &Engine, tail: &str) {
+    let answer = |expected: &str, answer: &Value| -> Value {
+        let (mut upstream, request) = engine.receive();
+        assert_eq!(request.head.target(), expected);
+        upstream.answer_ok(&answer.to_string());
+        request.json()
+    };
+    let ends = json!({ "generation_settings/logit_bias": [{ "bias": null, "token": 2 }] });
+    assert_eq!(answer("/completion", &ends)["ignore_eos"], true);
+    assert_eq!(answer("/detokenize", &json!({ "content": "</s>" }))["tokens"], json!([2]));
+    for tail in ["<bot>", tail] {
+        let chat = answer("/apply-template", &json!({ "prompt": format!("<user>a</s>{tail}") }));
+        let without = answer("/apply-template", &json!({ "prompt": "<user>a</s>" }));
+        assert_eq!(chat["tools"], without["tools"]);
+        assert_eq!(without["add_generation_prompt"], false);
+    }
+}
+
+fn held_to_json(last: &Value) -> Value {
+    let messages = json!([{ "role": "user", "content": "Hi" }, last]);
+    chat(
+        &json!({ "stream": true, "messages": messages, "response_format": { "type": "json_object" } }),
+    )
+}
+
+#[test]
+fn a_begun_answer_that_has_ended_is_held_to_no_format() {
+    let (rig, engine) = Rig::with_engine();
+    let mut client = rig.client();
+    let parts = json!([{ "type": "text", "text": "{</" }, { "type": "text", "text": "s>" }]);
+    for (index, last) in [
+        json!({ "role": "assistant", "content": "{</s>" }),
+        json!({ "role": "assistant", "content": "{", "reasoning_content": "</s>" }),
+        json!({ "role": "assistant", "content": parts }),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let body = held_to_json(last).to_string().replace('<', "\\u003c");
+        client.ask("POST", CHAT, &[], body);
+        if index == 0 {
+            answer_questions(&engine, "<bot>");
+        }
+        let answer = client.message();
+        assert_eq!(answer.head.status(), 400, "{last}");
+        let error = &answer.json()["error"];
+        assert_eq!(error["param"], "messages");
+        assert!(error["message"].as_str().unwrap().contains("`</s>`"));
+    }
+    let tool = json!({ "type": "function", "function": { "name": "a" } });
+    for body in [
+        held_to_json(&json!({ "role": "assistant", "content": "{" })),
+        held_to_json(&json!({ "role": "user", "content": "</s>" })),
+        chat(&json!({ "stream": true, "tools": [tool], "tool_choice": "required" })),
+    ] {
+        client.ask("POST", CHAT, &[], body.to_string());
+        let (mut upstream, request) = engine.receive();
+        assert_eq!(request.json(), body, "nothing is asked a second time");
+        upstream.answer_ok("{}");
+        assert_eq!(client.message().head.status(), 200);
+        drop(upstream);
+        engine.close_silent();
+    }
+    assert!(rig.control.try_accept().is_none());
+    rig.assert_at_rest();
+}
+
+#[test]
+fn a_template_that_ends_a_turn_where_answers_begin_is_held_to_no_format() {
+    let (rig, engine) = Rig::with_engine();
+    let mut client = rig.client();
+    let tool = json!({ "type": "function", "function": { "name": "a" } });
+    let with_tools = |more: Value| {
+        let mut body = chat(&more);
+        body["tools"] = json!([tool]);
+        body["stream"] = json!(true);
+        body.to_string()
+    };
+    let refused = [
+        ("tool_choice", json!({ "tool_choice": "required" })),
+        ("tool_choice", json!({ "tool_choice": tool })),
+        ("response_format", json!({ "response_format": { "type": "json_object" } })),
+        ("json_schema", json!({ "json_schema": {} })),
+    ];
+    for (index, (param, more)) in refused.into_iter().enumerate() {
+        client.ask("POST", CHAT, &[], with_tools(more));
+        if index == 0 {
+            answer_questions(&engine, "<system>call</s><bot>");
+        }
+        let answer = client.message();
+        assert_eq!(answer.head.status(), 400);
+        assert_eq!(answer.json()["error"]["param"], param);
+    }
+    for body in [
+        with_tools(json!({ "response_format": { "type": "text" }, "json_schema": null })),
+        with_tools(json!({ "tool_choice": "auto" })),
+        chat(&json!({ "stream": true, "response_format": { "type": "json_object" } })).to_string(),
+    ] {
+        client.ask("POST", CHAT, &[], &body);
+        let (mut upstream, request) = engine.receive();
+        assert_eq!(request.body, body.as_bytes());
+        upstream.answer_ok("{}");
+        assert_eq!(client.message().head.status(), 200);
+        drop(upstream);
+        engine.close_silent();
+    }
 }

@@ -132,7 +132,7 @@ fn errors_and_what_is_no_event_pass() {
 #[test]
 fn lines_that_end_otherwise_and_endless_events_are_left_alone() {
     let other = "data: {\"choices\":[{\"index\":0,\"delta\":{}}]}\r\n\r\ndata: ".to_owned();
-    assert_eq!(mended(Shape::Chat, 1, &[other.clone()]), other);
+    assert_eq!(mended(Shape::Chat, 1, std::slice::from_ref(&other)), other);
     let endless = format!("data: {}", "x".repeat(super::LONGEST + 9));
     assert_eq!(in_pieces(Shape::Chat, 2, &endless, 65_536), endless);
 }

@@ -23,8 +23,8 @@ pub(crate) const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nServer: llama.cpp\r\nAc
     X-Accel-Buffering: no\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\
     Keep-Alive: timeout=5, max=100\r\n\r\n";
 
-/// One event with one token.
-pub(crate) const EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"},\"finish_reason\":null}]}\n\n";
+/// One event with one token, and with the role that the first of a chat has.
+pub(crate) const EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\" word\"},\"finish_reason\":null}]}\n\n";
 
 /// The end of a complete stream.
 pub(crate) const DONE: &str = "data: [DONE]\n\n";
