@@ -60,6 +60,15 @@ def tiny_caller(path: Path) -> Path:
     return tiny_spoken(path, _CALLER_SCRIPT, chat_template=_CALLER_TEMPLATE)
 
 
+def tiny_early(path: Path) -> Path:
+    """Write the same with a template that, given tools, ends a turn where the answer begins."""
+    begin = "{{ '<|im_start|>assistant\n<think>\n' }}"
+    said = "{%- if tools -%}{{ '<|im_start|>system\nCall one.<|im_end|>\n' }}{%- endif -%}"
+    assert begin in _CALLER_TEMPLATE
+    template = _CALLER_TEMPLATE.replace(begin, said + begin)
+    return tiny_spoken(path, _CALLER_SCRIPT, chat_template=template)
+
+
 def tiny_emoji(path: Path) -> Path:
     """Write a model whose first character takes four tokens, and the last three: 🌞 day日."""
     tokens = [f"<0x{byte:02X}>" for byte in "🌞".encode()]
