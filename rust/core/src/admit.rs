@@ -5,7 +5,7 @@ use http::header::{
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
     ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, VARY,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use std::net::IpAddr;
 
 use crate::error::Error;
@@ -81,6 +81,9 @@ impl Admission {
         // What stands in front may have looked at the other one (RFC 9112 §3.2).
         if request.headers().get_all(HOST).iter().nth(1).is_some() {
             return Err(Error::MalformedHead("it has more than one `Host`".to_owned()));
+        }
+        if request.version() == Version::HTTP_11 && !request.headers().contains_key(HOST) {
+            return Err(Error::MalformedHead("it has no `Host`".to_owned()));
         }
         if loopback
             && let Some(host) = host_of(request)

@@ -1,4 +1,4 @@
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, Version};
 
 use super::{Admission, Admitted, allow, matches, preflight};
 use crate::error::Error;
@@ -7,6 +7,9 @@ fn request(fields: &[(&str, &str)]) -> Request<()> {
     let mut request = Request::builder().uri("/v1/models");
     for (name, value) in fields {
         request = request.header(*name, *value);
+    }
+    if !fields.iter().any(|(name, _)| *name == "host") {
+        request = request.header("host", "localhost");
     }
     request.body(()).unwrap()
 }
@@ -44,7 +47,16 @@ fn our_own_names_and_addresses_are_let_in() {
     ] {
         assert!(admit(&[("host", host)], true).is_ok(), "{host}");
     }
-    assert!(admit(&[], true).is_ok(), "a client without a Host is no browser");
+}
+
+#[test]
+fn only_old_clients_need_not_say_who_they_talk_to() {
+    for (version, is_let_in) in
+        [(Version::HTTP_10, true), (Version::HTTP_11, false), (Version::HTTP_2, true)]
+    {
+        let request = Request::builder().version(version).uri("/v1/models").body(()).unwrap();
+        assert_eq!(Admission::new(&[]).admit(&request, true).is_ok(), is_let_in, "{version:?}");
+    }
 }
 
 #[test]
@@ -118,6 +130,7 @@ fn a_preflight_is_answered_with_what_it_asked_for() {
     let asking = Request::builder()
         .method("OPTIONS")
         .uri("/v1/chat/completions")
+        .header("host", "localhost")
         .header("origin", "http://localhost:3000")
         .header("access-control-request-method", "POST")
         .header("access-control-request-headers", "authorization,content-type")

@@ -139,6 +139,20 @@ fn a_request_for_two_hosts_is_refused_wherever_it_goes() {
 }
 
 #[test]
+fn a_request_without_a_host_is_refused_but_for_old_clients() {
+    let (rig, engine) = Rig::with_engine();
+    for target in ["/_control/", "http://localhost/_control/"] {
+        let mut client = rig.client();
+        client.send(format!("GET {target} HTTP/1.1\r\n\r\n"));
+        assert_eq!(client.message().refusal(), (400, "malformed_head".to_owned()));
+    }
+    let mut old = rig.client();
+    old.send(old_request(""));
+    engine.begin_stream().end_stream();
+    assert_eq!(old.head().status(), 200);
+}
+
+#[test]
 fn an_absolute_target_is_understood() {
     let (rig, engine) = Rig::with_engine();
     let mut client = rig.client();
