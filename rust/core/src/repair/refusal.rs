@@ -13,15 +13,12 @@ const INVALID: &str = "invalid_request_error";
 const TOO_LONG: &str = "exceed_context_size_error";
 
 /// What llama.cpp b11434 says with status 500 of requests that will never work.
-const CLIENTS_FAULT: [&str; 8] = [
+const CLIENTS_FAULT: [&str; 5] = [
     "input is not supported",
     "Failed to parse messages",
     "Failed to parse tools",
     "Failed to parse tool call arguments",
     "Failed to load image or audio file",
-    "Unable to generate parser",
-    "error while processing template",
-    "While executing",
 ];
 
 /// Put an engine's error right: status, type, and what to do.
@@ -35,8 +32,6 @@ pub(crate) fn judge(complaint: &mut Complaint) {
         );
         TOO_LONG.clone_into(&mut complaint.kind);
         (complaint.prompt_tokens, complaint.context_size) = (Some(tokens), Some(limit));
-    } else if complaint.message.starts_with("Context size has been exceeded") {
-        TOO_LONG.clone_into(&mut complaint.kind);
     } else if CLIENTS_FAULT.iter().any(|words| complaint.message.contains(words)) {
         INVALID.clone_into(&mut complaint.kind);
     } else {

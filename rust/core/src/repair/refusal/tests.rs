@@ -15,6 +15,7 @@ fn what_is_the_clients_fault_is_a_bad_request() {
     for message in [
         "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
         "audio input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
+        "Failed to parse tool call arguments as JSON: [json.exception.parse_error.101] parse error",
         "Failed to parse messages: Missing 'role' in message: {\"content\":\"x\"}",
         "Failed to parse tools: Expected 'tools' to be an array, got \"x\"; tools = \"x\"",
     ] {
@@ -36,7 +37,9 @@ fn an_input_that_does_not_fit_says_how_much_would() {
 
 #[test]
 fn what_is_the_engines_fault_stays_its_own() {
-    for message in ["", "the disk is full", "input (many tokens) is too large to process"] {
+    for message in
+        ["", "Context size has been exceeded.", "input (many tokens) is too large to process"]
+    {
         assert_eq!(put_right(message), None, "{message}");
     }
     let refused = br#"{"error":{"code":400,"message":"image input is not supported","type":"x"}}"#;
