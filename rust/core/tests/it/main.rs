@@ -59,4 +59,6 @@ mod times;
 #[cfg(test)]
 mod tls;
 #[cfg(test)]
+mod translated;
+#[cfg(test)]
 mod whole;
