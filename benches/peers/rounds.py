@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import dialects
 import judging
 import leaving
 import real
@@ -39,7 +40,7 @@ OF_ALL: dict[str, Callable[[Visitor, Target], Figures]] = {
     "ttft": simple.first_event,
 }
 REAL = ("real", "slots")
-VISITS = (*OF_ALL, "memory", "syscalls", "prompt", "gil", "cancel", "stuck", *REAL)
+VISITS = (*OF_ALL, "dialects", "memory", "syscalls", "prompt", "gil", "cancel", "stuck", *REAL)
 
 
 def visits(wanted: str, *, quick: bool) -> tuple[str, ...]:
@@ -140,6 +141,7 @@ class Round:
         self._each(found, "cancel", partial(leaving.streams, engine), self._present())
         self._each(found, "cancel", partial(leaving.whole_answers, engine), often)
         ours = [target for target in often if target.name == targets.OURS]
+        self._each(found, "dialects", dialects.translated, ours)
         self._each(found, "gil", special.held_gil, ours)
         self._syscalls(found, ours if self.number else often)
         self._afresh(found, "memory", partial(simple.memory, engine))

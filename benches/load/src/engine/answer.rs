@@ -113,7 +113,7 @@ async fn generate(
     body: &[u8],
     last: bool,
 ) -> io::Result<Then> {
-    let wishes = match serde_json::from_slice::<Wishes>(body) {
+    let wishes = match Wishes::read(body) {
         Ok(wishes) if wishes.are_possible() => wishes,
         _ => return refuse(stream, "400 Bad Request", "invalid_request_error").await,
     };

@@ -1,10 +1,12 @@
 //! The fields of a request's body that the engine obeys. All others are ignored.
 //!
 //! Routers that parse requests drop fields that they do not know. So the load says `seed`, and how many tokens at
-//! which pace in `chat_template_kwargs`, which they hand on.
+//! which pace in `chat_template_kwargs`, which they hand on. Translators of other dialects hand on texts alone, so it is
+//! found there, too.
 
 use std::time::Duration;
 
+use memchr::memmem;
 use serde::{Deserialize, Deserializer};
 
 /// The same for people.
@@ -26,6 +28,7 @@ A request tells the engine what to do in fields of its JSON body:
   x_reset        such an end is a reset instead of a regular one (TCP only)
   x_keep_alive   keep the connection after a stream, which llama-server does not
   x_watch        in chat_template_kwargs only: note when the reader leaves, for GET /x_departures
+x_seed, x_events and x_rate are also found in the text of a message, as x_seed=12345678.
 GET /x_stats counts connections, requests and streams. GET /x_departures says, once, when readers left
 that were watched: nanoseconds of CLOCK_MONOTONIC by seed, null for one that did not. POST /x_freeze
 with {\"ms\": 500} stops all answers for that long.";
@@ -102,6 +105,17 @@ fn milliseconds<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Erro
 }
 
 impl Wishes {
+    /// Those of a body.
+    pub(super) fn read(body: &[u8]) -> serde_json::Result<Self> {
+        let mut wishes: Self = serde_json::from_slice(body)?;
+        if wishes.x_seed.is_none() {
+            wishes.x_seed = said(body, b"x_seed=");
+            wishes.x_events = wishes.x_events.or_else(|| said(body, b"x_events="));
+            wishes.x_rate = wishes.x_rate.or_else(|| said(body, b"x_rate="));
+        }
+        Ok(wishes)
+    }
+
     /// Tokens of the answer.
     pub(super) fn events(&self) -> Option<u32> {
         self.x_events.or(self.chat_template_kwargs.x_events)
@@ -122,4 +136,13 @@ impl Wishes {
         let status = self.x_status.is_none_or(|status| (400..=599).contains(&status));
         status && (0.0..=1.0).contains(&self.x_jitter) && self.x_burst != Some(0)
     }
+}
+
+/// A number that a text says.
+fn said<T: std::str::FromStr>(body: &[u8], name: &[u8]) -> Option<T> {
+    let from = memmem::find(body, name)? + name.len();
+    let rest = &body[from..];
+    let is_number = |byte: &u8| byte.is_ascii_digit() || *byte == b'.';
+    let end = rest.iter().position(|byte| !is_number(byte)).unwrap_or(rest.len());
+    std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
 }

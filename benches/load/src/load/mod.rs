@@ -3,6 +3,7 @@
 pub(crate) mod chat;
 mod client;
 mod closed;
+mod dialect;
 mod engine_stats;
 mod figures;
 pub(crate) mod json;

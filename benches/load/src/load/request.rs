@@ -1,5 +1,7 @@
 //! The bytes of a request to the synthetic engine, in which only the seed differs from one to the next.
 
+use anyhow::Context;
+
 use super::options::Target;
 use crate::transcript::{SEEDS, write_digits};
 
@@ -20,6 +22,13 @@ impl Request {
              \"temperature\":0.7{wishes},\"seed\":{}}}",
             SEEDS.start()
         );
+        Self::with_body(target, &body)
+    }
+
+    /// With a body of any dialect, which has the first of all seeds once.
+    pub(super) fn with_body(target: &Target, body: &str) -> anyhow::Result<Self> {
+        let seed = SEEDS.start().to_string();
+        let seed_in_body = body.rfind(&seed).context("a body without a seed")?;
         let key = target.api_key.as_ref();
         let authorization =
             key.map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default();
@@ -32,8 +41,7 @@ impl Request {
         )
         .into_bytes();
         bytes.extend_from_slice(body.as_bytes());
-        // Eight digits and the closing brace.
-        let seed_at = bytes.len() - 9;
+        let seed_at = bytes.len() - body.len() + seed_in_body;
         Ok(Self { bytes, seed_at })
     }
 

@@ -9,6 +9,7 @@ use clap::Args;
 use memchr::memmem;
 
 use super::client::Client;
+use super::dialect::Dialect;
 use super::engine_stats::Stats;
 use super::options::{Pattern, Slo, Target};
 use super::report::{Circumstances, Report};
@@ -33,6 +34,9 @@ pub(crate) struct Options {
     /// Token events of one stream.
     #[arg(long, default_value_t = 200, value_name = "N")]
     events: u32,
+    /// In whose words to ask, with `--path` as these have it. In others than the engine's, texts alone are compared.
+    #[arg(long, value_enum, default_value_t = Dialect::Chat)]
+    dialect: Dialect,
     /// Ask the engine to keep its connection after a stream, which llama-server does not.
     /// Only without a proxy between: the figure to which those of proxies are compared.
     #[arg(long)]
@@ -54,7 +58,10 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<Report> {
         ",\"stream\":true,\"chat_template_kwargs\":{{\"x_events\":{events},\"x_rate\":{rate}}},\
          \"x_keep_alive\":{engine_keep_alive}"
     );
-    let request = Request::new(target, &wishes)?;
+    let request = match options.dialect.body(target, *events, *rate) {
+        Some(body) => Request::with_body(target, &body)?,
+        None => Request::new(target, &wishes)?,
+    };
     let earlier = match &target.engine {
         Some(engine) => Some((engine, Stats::of(engine).await?)),
         None => None,
@@ -70,7 +77,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<Report> {
         load: Rc::clone(&load),
         request: request.clone(),
         expected_tokens: *events,
-        remade: target.remade,
+        remade: target.remade || options.dialect != Dialect::Chat,
+        separator: options.dialect.separator(),
         interval,
         slo: options.slo,
         missing: 0,
@@ -131,6 +139,8 @@ struct Following {
     request: Request,
     expected_tokens: u32,
     remade: bool,
+    /// Between two events.
+    separator: &'static [u8],
     /// Between two token events, as the engine is asked to send them.
     interval: Duration,
     slo: Slo,
@@ -182,12 +192,13 @@ impl Following {
     ) -> anyhow::Result<()> {
         let now = Instant::now();
         let mut figures = self.load.figures.borrow_mut();
-        while let Some(end) = memmem::find(content, b"\n\n") {
-            if reading.check(&content[..end + 2])? {
+        while let Some(end) = memmem::find(content, self.separator) {
+            let end = end + self.separator.len();
+            if reading.check(&content[..end])? {
                 self.missing -= 1;
                 times.note_event(&mut figures, now, reused);
             }
-            content.advance(end + 2);
+            content.advance(end);
         }
         Ok(())
     }

@@ -210,6 +210,16 @@ fn of_answers_made_anew_the_texts_are_compared() {
 }
 
 #[test]
+fn the_engine_finds_in_a_text_what_translators_hand_on() {
+    for dialect in ["anthropic", "responses"] {
+        let line = "sse --streams 2 --requests 4 --rate 0 --events 7 --dialect";
+        let report = measure(&format!("{line} {dialect}"));
+        assert_eq!((&report["streams"], &report["errors"]), (&json!(4), &json!(0)), "{report}");
+        assert_eq!((&report["events"], &report["missed_events"]), (&json!(28), &json!(0)));
+    }
+}
+
+#[test]
 fn an_answer_that_is_cut_is_an_error() {
     let report = measure_against(ONE_STREAM, |seed| {
         let whole = stream_of(seed, &[0, 1, 2, 3, 4]);
