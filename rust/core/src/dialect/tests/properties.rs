@@ -54,7 +54,9 @@ fn arguments() -> impl Strategy<Value = Vec<String>> {
         Just(Vec::new()),
         (text(), text(), any::<i32>()).prop_map(|(name, value, number)| {
             let object = json!({ name: value, "number": number, "nested": { "list": [1, null] } });
-            object.to_string().chars().map(String::from).collect()
+            // Some models write it over several lines.
+            let object = if number % 2 == 0 { object.to_string() } else { format!("{object:#}") };
+            object.chars().map(String::from).collect()
         }),
     ]
 }

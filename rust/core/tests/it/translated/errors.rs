@@ -1,10 +1,11 @@
 //! What goes wrong is said in the client's dialect, with the status that it has there.
 
-use serde_json::Value;
+use model_runner_core::endpoint::Mode;
+use serde_json::{Value, json};
 
-use super::{Tongue, begun};
+use super::{Tongue, begun, cancel};
 use crate::harness::engine::STREAM_HEAD;
-use crate::harness::{Message, Piece, Rig};
+use crate::harness::{MODEL, Message, Piece, Rig};
 
 /// An error's message, if it has the dialect's shape.
 fn message(tongue: Tongue, answer: &Message) -> String {
@@ -124,6 +125,41 @@ fn an_engine_that_dies_under_a_whole_answer_is_an_error() {
         rig.assert_outcomes([0, 0, 1, 0]);
         rig.assert_at_rest();
     }
+}
+
+#[test]
+fn a_whole_answer_that_is_cancelled_is_an_error() {
+    for tongue in Tongue::ALL {
+        let (rig, engine) = Rig::with_engine();
+        let mut client = tongue.ask(&rig, &[("X-Request-Id", "one")], false);
+        let mut upstream = begun(tongue, &engine);
+        cancel(&rig, "one");
+        upstream.assert_ended();
+        let answer = client.message();
+        assert_eq!(answer.head.status(), 499);
+        assert_eq!(message(tongue, &answer), "the request was cancelled");
+        rig.assert_outcomes([0, 0, 0, 1]);
+        rig.assert_at_rest();
+    }
+}
+
+#[test]
+fn vectors_that_an_engine_refuses_are_an_error_of_ollamas() {
+    let rig = Rig::new();
+    let engine = rig.engine("first").with_mode(Mode::Embedding);
+    rig.publish(&[&engine]);
+    for path in ["/api/embed", "/api/embeddings"] {
+        let mut client = rig.client();
+        let body = json!({ "model": MODEL, "input": "Hi", "prompt": "Hi" });
+        client.ask("POST", path, &[], body.to_string());
+        let refusal = r#"{"error":{"code":500,"message":"no memory"}}"#;
+        engine.receive().0.answer("500 Internal Server Error", "Connection: close\r\n", refusal);
+        let answer = client.message();
+        assert_eq!(answer.head.status(), 500);
+        assert!(message(Tongue::Chat, &answer).contains("no memory"));
+    }
+    rig.assert_outcomes([0, 0, 2, 0]);
+    rig.assert_at_rest();
 }
 
 #[test]
