@@ -283,7 +283,8 @@ fn it_is_cancelled_by_its_id_and_says_so() {
         let last = tongue.last(&rest);
         assert!(!tongue.is_whole(&last));
         if tongue == Tongue::Responses {
-            assert_eq!(last["type"], "response.cancelled");
+            assert_eq!(last["type"], "response.failed");
+            assert_eq!(last["response"]["status"], "cancelled");
         } else {
             assert_eq!(tongue.complaint(&last), "the request was cancelled");
         }

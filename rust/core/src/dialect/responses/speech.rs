@@ -360,9 +360,9 @@ impl Encoder for Speech {
         if self.stream {
             let response = std::mem::take(&mut self.whole);
             let event = match self.status {
-                Status::Failed(..) => "failed",
+                // No event of OpenAI's says that a response was cancelled; its status does.
+                Status::Failed(..) | Status::Cancelled => "failed",
                 Status::Incomplete => "incomplete",
-                Status::Cancelled => "cancelled",
                 _ => "completed",
             };
             self.emit(event, &[b",\"response\":", &response], out);
