@@ -284,10 +284,11 @@ def test_show_tells_what_a_model_was_made_with(tmp_path):
         "messages": [{"role": "user", "content": "Hi"}],
     }
     store = with_modelfile(tmp_path, fields)
-    plain, changed, tags = ask(
+    plain, command, changed, tags = ask(
         tmp_path,
         store,
         ("POST", "/api/show", {"model": "made"}),
+        ("POST", "/api/show", {"model": "made"}, "ollama/0.33.0 (amd64 linux) Go/go1.24"),
         (
             "POST",
             "/api/show",
@@ -308,7 +309,9 @@ def test_show_tells_what_a_model_was_made_with(tmp_path):
         'stop                           "a b"',
         "num_ctx                        512",
     ]
-    assert shown["details"]["parent_model"] == "", "`/save` makes a model of the parent"
+    assert shown["details"]["parent_model"] == "base:latest"
+    # Its `/save` makes a model of the parent, if there is one.
+    assert json.loads(command.body)["details"]["parent_model"] == ""
     assert shown["projector_info"]["general.architecture"] == "clip"
     assert "vision" in shown["capabilities"]
     modelfile = shown["modelfile"]

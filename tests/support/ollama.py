@@ -9,7 +9,7 @@ from support.control_planes import FakeRegistry, FakeScheduler, serving
 
 
 def ask(tmp_path, store, *requests, scheduler=None, registry=None):
-    """Answers to (method, path[, body]), in order; a body that is no text is sent as JSON."""
+    """Answers to (method, path[, body[, user agent]]); a body that is no text is sent as JSON."""
 
     async def main():
         parts = {
@@ -23,9 +23,11 @@ def ask(tmp_path, store, *requests, scheduler=None, registry=None):
     return asyncio.run(main())
 
 
-async def _send(client, method, path, body=None):
+async def _send(client, method, path, body=None, agent="tests"):
     data = body if isinstance(body, str | bytes | None) else json.dumps(body)
-    return await client.send(method, path, data=data, headers={"Content-Type": "text/plain"})
+    return await client.send(
+        method, path, data=data, headers={"Content-Type": "text/plain", "User-Agent": agent}
+    )
 
 
 def refusal(answer):

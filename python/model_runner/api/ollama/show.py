@@ -27,6 +27,9 @@ router = APIRouter()
 Used = Annotated[Services, Depends(services_of)]
 
 _REFUSED = "remote model details are unavailable"
+# Clients, by how they name themselves: one takes `general.basename` for what it has to call the
+# model, the other is Ollama's command.
+_COPILOT, _COMMAND = "GitHubCopilotChat/", "ollama/"
 
 
 class ShowRequest(BaseModel):
@@ -83,7 +86,8 @@ async def show_model(request: Request, services: Used) -> Response:
     name = naming.local(typed, refused=_REFUSED)
     try:
         found = await asyncio.to_thread(naming.find, services.store, name)
-        return await asyncio.to_thread(_view, services.store, found, wanted, _basename(request))
+        agent = request.headers.get("user-agent", "")
+        return await asyncio.to_thread(_view, services.store, found, wanted, agent)
     except InvalidReference as error:
         raise naming.invalid(error) from error
     except ModelNotFound as error:
@@ -91,12 +95,7 @@ async def show_model(request: Request, services: Used) -> Response:
         raise naming.unknown(name, f"model '{complete}' not found") from error
 
 
-def _basename(request: Request) -> bool:
-    """Whether the client takes `general.basename` for what it has to call the model."""
-    return request.headers.get("user-agent", "").startswith("GitHubCopilotChat/")
-
-
-def _view(store: Store, found: naming.Found, wanted: ShowRequest, is_copilot: bool) -> Answer:
+def _view(store: Store, found: naming.Found, wanted: ShowRequest, agent: str) -> Answer:
     model = store.get(found.entry.id)
     said = replace(
         model.config.modelfile,
@@ -106,7 +105,7 @@ def _view(store: Store, found: naming.Found, wanted: ShowRequest, is_copilot: bo
     )
     name = naming.listed(found.name, default_registry=store.default_registry)
     whole = header.read(store, model, verbose=wanted.verbose)
-    if is_copilot:
+    if agent.startswith(_COPILOT):
         whole.info["general.basename"] = wanted.model or wanted.name
     return _Shown(
         ShowView(
@@ -115,7 +114,7 @@ def _view(store: Store, found: naming.Found, wanted: ShowRequest, is_copilot: bo
             parameters="\n".join(parameter_lines(said.parameters)) or None,
             template=said.template or _template(store, model) or whole.template or None,
             system=said.system or None,
-            details=_details(store, model),
+            details=_details(store, model, agent),
             messages=[MessageView(role=item.role, content=item.content) for item in said.messages]
             or None,
             model_info=whole.info,
@@ -127,14 +126,15 @@ def _view(store: Store, found: naming.Found, wanted: ShowRequest, is_copilot: bo
     )
 
 
-def _details(store: Store, model: Model) -> Details:
-    """What a model is made of, without the parent of one that has more than its parent.
+def _details(store: Store, model: Model, agent: str) -> Details:
+    """What a model is made of; for Ollama's command without the parent that it has more than.
 
-    Of the parent that it finds here, Ollama's command makes the model that `/save` asks for: it
-    would be without the template, the parameters and the system prompt.
+    Of the parent that it finds here, the command makes the model that `/save` asks for: it would
+    be without the template, the parameters and the system prompt.
     """
     found, said = brief(details(store, model)), model.config.modelfile
-    if said.template or said.system or said.parameters or said.messages:
+    has_more = said.template or said.system or said.parameters or said.messages
+    if has_more and agent.startswith(_COMMAND):
         found.parent_model = ""
     return found
 
