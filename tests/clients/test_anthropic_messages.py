@@ -192,3 +192,14 @@ def test_a_stream_that_is_left_ends_the_generation(client, server):
     with client.messages.stream(**ask(model=CHATTERBOX, max_tokens=3000)) as stream:
         next(iter(stream.text_stream))
     wait_for_cancellation(server, before)
+
+
+def test_models_are_listed_and_looked_up(server):
+    for base in ("", "/anthropic"):
+        with anthropic.Anthropic(base_url=f"{server.url}{base}", api_key="none") as client:
+            names = [model.id for model in client.models.list()]
+            assert any(SPEAKER in name for name in names)
+            assert client.models.retrieve(SPEAKER).created_at.year > 2000
+            with pytest.raises(anthropic.NotFoundError) as caught:
+                client.models.retrieve("ai/absent")
+            assert caught.value.body["error"]["type"] == "not_found_error"

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from model_runner import __version__
 from model_runner.api import (
+    anthropic,
     archives,
     control,
     engines,
@@ -45,7 +46,7 @@ def create_app(services: Services) -> FastAPI:
     application.state.services = services
     application.add_middleware(PathRules)
     errors.install(application)
-    families = (control, templates, media, system, engines, openai)
+    families = (control, templates, media, system, engines, openai, anthropic)
     application.include_router(ollama.router, responses=ollama.ERRORS)
     # The catch-all of `models` comes last.
     for router in (*families, push, repackage, tags, upkeep, archives, models):

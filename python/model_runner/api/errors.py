@@ -2,6 +2,8 @@
 
 Below `/api` it is Ollama's: `{"error": "text"}`; and plain text for what is not there at all.
 
+To Anthropic's clients it is Anthropic's: `{"type": "error", "error": {"type", "message"}}`.
+
 Under `/_control` it is the data plane's own shape, whatever went wrong: it can read no other.
 """
 
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 _OPENAI_PATHS = re.compile(r"^(/engines(/[^/]+)?)?(/v1/models|(/v1)?/responses)(/|$)")
 
 _OLLAMA_PATHS = re.compile(r"^/api(/|$)")
+
+_ANTHROPIC_PATHS = re.compile(r"^/anthropic(/|$)")
+
+# The types that Anthropic's documentation gives to statuses; others are `api_error`.
+_ANTHROPIC_TYPES = {400: "invalid_request_error", 404: "not_found_error", 503: "overloaded_error"}
 
 _METHODS = ("GET", "HEAD", "POST", "DELETE")
 
@@ -69,6 +76,11 @@ def respond(request: Request, error: ModelRunnerError, text: str | None = None) 
         return JSON(_refusal(error), error.status)
     if _OLLAMA_PATHS.match(request.scope["path"]):
         return OllamaError(str(error) if text is None else text, error.status)
+    if _is_anthropics(request):
+        kind = _ANTHROPIC_TYPES.get(error.status, "api_error")
+        detail = {"type": kind, "message": str(error)}
+        request_id = request.headers.get("x-request-id", "")
+        return JSON({"type": "error", "error": detail, "request_id": request_id}, error.status)
     if _OPENAI_PATHS.match(request.scope["path"]):
         shown = {
             "message": str(error),
@@ -86,6 +98,12 @@ def respond(request: Request, error: ModelRunnerError, text: str | None = None) 
         }
         return JSON({"error": body}, error.status)
     return Text(str(error) if text is None else text, error.status)
+
+
+def _is_anthropics(request: Request) -> bool:
+    path = request.scope["path"]
+    asked = "anthropic-version" in request.headers and _OPENAI_PATHS.match(path)
+    return bool(_ANTHROPIC_PATHS.match(path) or asked)
 
 
 def _refusal(error: ModelRunnerError) -> dict[str, str | int | None]:

@@ -48,9 +48,21 @@ impl Unrepeated {
             None => std::mem::take(&mut self.heard) + &text,
         };
         self.left.clear();
-        let quoted = serde_json::Value::from(rest).to_string();
-        if let Some(rest) = Literal::of(quoted.as_bytes()).filter(|rest| !rest.is_empty()) {
-            self.encoder.event(&Event::Text(rest), out);
+        self.tell(rest, out);
+    }
+
+    /// The answer ends. What repeats a part of the message only is no repetition of it.
+    fn settle(&mut self, out: &mut Vec<u8>) {
+        if !std::mem::take(&mut self.left).is_empty() {
+            let heard = std::mem::take(&mut self.heard);
+            self.tell(heard, out);
+        }
+    }
+
+    fn tell(&mut self, text: String, out: &mut Vec<u8>) {
+        let quoted = serde_json::Value::from(text).to_string();
+        if let Some(text) = Literal::of(quoted.as_bytes()).filter(|text| !text.is_empty()) {
+            self.encoder.event(&Event::Text(text), out);
         }
     }
 }
@@ -63,6 +75,10 @@ impl Encoder for Unrepeated {
     fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
         match *event {
             Event::Text(piece) if !self.left.is_empty() => self.hear(piece, out),
+            Event::Finish(_) => {
+                self.settle(out);
+                self.encoder.event(event, out);
+            }
             _ => self.encoder.event(event, out),
         }
     }
@@ -87,6 +103,7 @@ impl Encoder for Unrepeated {
 #[cfg(test)]
 mod tests {
     use super::{Encoder, Error, Event, Literal, Message, without_last};
+    use crate::dialect::event::{Finish, Reason};
 
     /// Says nothing but the text.
     #[derive(Debug)]
@@ -110,6 +127,8 @@ mod tests {
         for piece in pieces {
             encoder.event(&Event::Text(Literal(piece.as_bytes())), &mut out);
         }
+        let finish = Finish { reason: Reason::Stop, stop_string: None };
+        encoder.event(&Event::Finish(finish), &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -124,5 +143,6 @@ mod tests {
     fn what_is_no_repetition_is_told_whole() {
         assert_eq!(said("It is", "assistant", &["It", " was", " sunny"]), "It was sunny");
         assert_eq!(said("It is", "user", &["It is", " sunny"]), "It is sunny");
+        assert_eq!(said("It is", "assistant", &["It"]), "It");
     }
 }
