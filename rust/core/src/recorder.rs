@@ -226,7 +226,9 @@ fn cut(text: &[u8]) -> String {
     String::from_utf8_lossy(text.get(..FIELD).unwrap_or(text)).into_owned()
 }
 
-/// The path as Docker Model Runner records it, whichever alias was used. The query is not kept: it may hold a key.
+/// The path as Docker Model Runner records it, whichever alias was used; those of other dialects have none there. The query
+/// is not kept: it may hold a key.
 fn canonical_path(path: &str) -> String {
-    if path.starts_with("/engines/") { path.to_owned() } else { format!("/engines{path}") }
+    let has_no_alias = ["/engines/", "/api/", "/anthropic/"].iter().any(|it| path.starts_with(it));
+    if has_no_alias { path.to_owned() } else { format!("/engines{path}") }
 }
