@@ -122,7 +122,7 @@ def test_a_missing_engine_is_nothing_to_wait_for(tmp_path):
     assert (status, body["code"], body["retry_after"]) == (503, "engine_not_installed", None)
 
 
-SHAPE = {"code", "kind", "message", "hint", "param", "retry_after"}
+SHAPE = {"code", "kind", "message", "hint", "param", "retry_after", "reference"}
 
 
 def test_an_error_of_ours_is_in_the_shape_that_the_data_plane_reads(tmp_path):
