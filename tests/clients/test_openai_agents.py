@@ -1,4 +1,4 @@
-"""OpenAI's Agents SDK over chat completions: tools and typed results."""
+"""OpenAI's Agents SDK, over chat completions and over responses: tools and typed results."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ def get_weather(city: str, days: int) -> str:
     return f"clear over {city} for {days} days"
 
 
-@pytest.fixture
-def run(server):
+@pytest.fixture(
+    params=[agents.OpenAIChatCompletionsModel, agents.OpenAIResponsesModel],
+    ids=["chat", "responses"],
+)
+def run(server, request):
     """Runs an agent as its own program would; the result."""
 
     def run(model, *, streamed=False, **fields):
@@ -34,7 +37,7 @@ def run(server):
                 agent = agents.Agent(
                     name="Assistant",
                     instructions="Be brief.",
-                    model=agents.OpenAIChatCompletionsModel(model=model, openai_client=client),
+                    model=request.param(model=model, openai_client=client),
                     model_settings=agents.ModelSettings(temperature=0),
                     **fields,
                 )
