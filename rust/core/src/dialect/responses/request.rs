@@ -136,8 +136,9 @@ fn choose<'a>(fields: &Fields<'a>, chat: &mut Chat<'a>) -> Result<(), Error> {
             mode
         }
     });
-    if chat.tools.is_empty() {
-        chat.tool_choice = None;
+    if chat.tools.is_empty() && chat.tool_choice.take() == Some("required") {
+        let reason = "`required`, and there is no tool that could be called here: give a function";
+        return Err(invalid("tool_choice", reason));
     }
     Ok(())
 }

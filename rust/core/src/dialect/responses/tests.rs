@@ -137,6 +137,10 @@ fn which_tools_must_be_called() {
     for wrong in [json!("must"), json!(7), json!({ "type": "function", "name": "h" })] {
         assert_refused(RESPONSES, &with(with_tools.clone(), "tool_choice", wrong), "tool_choice");
     }
+    for none in [json!([]), json!([{ "type": "web_search" }])] {
+        let asking = with(with(body(), "tools", none), "tool_choice", json!("required"));
+        assert_refused(RESPONSES, &asking, "tool_choice");
+    }
 }
 
 #[test]
