@@ -46,7 +46,13 @@ def test_nothing_said_changes_nothing():
 
 @pytest.mark.parametrize(
     "system",
-    ["plain", "it's {{ not }} {% a %} {# template #}", 'a\n\nb\t\r\n"c" \\n', "日本 😀", "-%}"],
+    [
+        "one BETWEEN SYSTEM and user",
+        "it's {{ not }} {% a %} {# template #}",
+        'a\n\nb\t\r\n"c" \\n',
+        "日本 😀",
+        "-%}",
+    ],
 )
 def test_a_system_prompt_comes_first_letter_for_letter(system):
     template = baked(Modelfile(system=system), STRICT)

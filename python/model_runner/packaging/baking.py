@@ -5,6 +5,7 @@ So they hold whichever way somebody asks the model, and no request has to be cha
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from model_runner.errors import UnsupportedModel
@@ -122,7 +123,9 @@ def template_of_model(store: Store, model: Model) -> str | None:
 def _first(system: str, messages: Sequence[Message]) -> str:
     between = ", ".join(map(_literal, messages))
     prompt = f"{{'role': 'system', 'content': {quoted(system)}}}" if system else ""
-    return _PUT_FIRST.replace("SYSTEM", f"[{prompt}]").replace("BETWEEN", f"[{between}]")
+    # In one go: what is said may have either word in it.
+    lists = {"SYSTEM": f"[{prompt}]", "BETWEEN": f"[{between}]"}
+    return re.sub("SYSTEM|BETWEEN", lambda found: lists[found[0]], _PUT_FIRST)
 
 
 def _literal(message: Message) -> str:
