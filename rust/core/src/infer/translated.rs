@@ -49,6 +49,8 @@ pub(super) async fn prepare(
     asked: &mut Asked,
     reading: Reading,
 ) -> Result<Result<Voice, Response<Answer>>, Error> {
+    // What was refused before is over.
+    (asked.assembled, asked.unassembled, asked.form) = (None, None, None);
     let Request { model, task, needs, stream, retry, background } = *read(asked, reading).await?;
     (asked.model, asked.needs, asked.stream) = (model, needs, stream);
     let kind = match task {
